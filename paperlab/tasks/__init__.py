@@ -1,0 +1,1 @@
+"""What is learned: loss, metrics, evaluation and data of a problem, independent of the model."""
