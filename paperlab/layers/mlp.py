@@ -1,0 +1,45 @@
+"""Feed-forward layers.
+
+    SwiGLU  y = (silu(x W_gate) * x W_up) W_down          width of the middle: 8 d / 3, rounded up to a multiple
+    MLP     y = f(x W_up) W_down
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from paperlab.layers.activations import activation
+from paperlab.layers.linear import linear
+
+
+def ffn_width(width: int, multiple: int) -> int:
+    """8 d / 3 rounded up to a multiple: 1024 -> 2816 and 2048 -> 5632 for multiples of 256."""
+    return -(-8 * width // (3 * multiple)) * multiple
+
+
+class SwiGLU(nn.Module):
+    features: int
+    dtype: DTypeLike = jnp.float32
+    init_std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        gate = linear(self.features, dtype=self.dtype, std=self.init_std).copy(name="gate")(x)
+        up = linear(self.features, dtype=self.dtype, std=self.init_std).copy(name="up")(x)
+        return linear(x.shape[-1], dtype=self.dtype, std=self.init_std).copy(name="down")(jax.nn.silu(gate) * up)
+
+
+class MLP(nn.Module):
+    features: int
+    activation: str = "gelu"
+    bias: bool = False
+    dtype: DTypeLike = jnp.float32
+    init_std: float = 0.02
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        f = activation(self.activation, "activation")
+        options = {"bias": self.bias, "dtype": self.dtype, "std": self.init_std}
+        return linear(x.shape[-1], **options).copy(name="down")(f(linear(self.features, **options).copy(name="up")(x)))

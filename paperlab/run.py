@@ -1,0 +1,222 @@
+"""The front door: an experiment file and overrides in, a trained model and a work directory out.
+
+    python -m paperlab.run --config=experiments/gla.py[:variant] [--config.section.field=value ...] [--workdir=DIR]
+
+    --show            print the resolved config and the parameter table, run nothing
+    --dry_run         compile the training step for --devices=N fake devices; print shardings, FLOPs and bytes per device
+    --eval_only       evaluate the newest checkpoint
+    --distributed     start `jax.distributed` from the cluster's own environment (Slurm, MPI, Cloud TPU, GKE)
+    --coordinator=HOST:PORT --processes=N --process=I     the same, said explicitly
+
+Several values for one field make a sweep: `--config.optim.lr=1e-3,3e-3 --config.seed=0,1` runs four, one after another, each in
+its own work directory, and ends with one table. The same command again resumes what is unfinished.
+
+Exit status: 0 done, 1 failed, 2 asked for something that cannot be run, 75 interrupted after saving (run it again to go on).
+"""
+
+import argparse
+import itertools
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from paperlab import workdir as workdirs
+from paperlab.config import ConfigError, load_experiment, override, parse_value, resolve, to_json
+from paperlab.config import field as config_field
+
+INTERRUPTED = 75
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line, runs what it asks for, and returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        flags, overrides = parse_flags(argv)
+    except ConfigError as error:
+        return _refuse(error)
+    try:
+        points = list(expand(flags.config, overrides))
+        if len(points) > 1 and (flags.show or flags.dry_run):
+            raise ConfigError("a sweep has no --show or --dry_run: give each field one value")
+        if len(points) == 1:
+            return status_of(launch(flags, *points[0]))
+        return sweep(flags, points)
+    except ConfigError as error:
+        if flags.debug:
+            raise
+        return _refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Splits the command line into flags and `{dotted path: text}` of the `--config.` overrides."""
+    parser = argparse.ArgumentParser(
+        prog="python -m paperlab.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--devices", type=int, default=0)
+    parser.add_argument("--eval_only", action="store_true")
+    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("--coordinator", default="")
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--process", type=int)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    own, overrides, waiting = [], {}, ""
+    for argument in argv:
+        if waiting:
+            overrides[waiting], waiting = argument, ""
+        elif argument.startswith("--config."):
+            path, given, text = argument.removeprefix("--config.").partition("=")
+            if given:
+                overrides[path] = text
+            else:
+                waiting = path
+        else:
+            own.append(argument)
+    if waiting:
+        raise ConfigError(f"--config.{waiting} needs a value: --config.{waiting}=VALUE")
+    flags = parser.parse_args(own)
+    if flags.dry_run and flags.devices < 0:
+        raise ConfigError(f"--devices={flags.devices}: must be at least 1")
+    return flags, overrides
+
+
+def expand(reference: str, overrides: dict[str, str]) -> list[tuple[ConfigDict, dict[str, str]]]:
+    """Every resolved config of a sweep with its own overrides; just one where each field has one value."""
+    base = load_experiment(reference)
+    choices = []
+    for path, text in overrides.items():
+        old = config_field(base, path)
+        several = "," in text and not isinstance(old, tuple | list | str | None)
+        values = text.split(",") if several else [text]
+        for value in values:
+            parse_value(old, value, path)
+        choices.append([(path, value) for value in values])
+    points = []
+    for combination in itertools.product(*choices):
+        config = load_experiment(reference)
+        for path, value in combination:
+            override(config, path, value)
+        points.append((resolve(config), dict(combination)))
+    return points
+
+
+def launch(flags: argparse.Namespace, config: ConfigDict, overrides: dict[str, str]) -> dict[str, Any]:
+    """Runs one resolved config; returns its summary (empty for --show and --dry_run)."""
+    start_jax(flags)
+    from paperlab import devices
+
+    print(devices.describe(), flush=True)
+    devices.warn_if_accelerator_unused()
+    from paperlab.discovery import find
+
+    if flags.show or flags.dry_run:
+        from paperlab.training import dry_run
+
+        task = find("tasks", config.task.name).make(config)
+        if flags.show:
+            print(to_json(config))
+            dry_run.show(config, task)
+        else:
+            dry_run.compile_step(config, task)
+        return {}
+    workdir = flags.workdir or workdirs.default_path(config)
+    if flags.eval_only and not (workdir / "config.json").is_file():
+        raise ConfigError(f"--eval_only: there is no run in {workdir}; name one with --workdir")
+    resumed = workdirs.prepare(workdir, config, overrides)
+    print(f"work directory: {workdir}" + (" (continued)" if resumed else ""), flush=True)
+    if config.program:
+        return _own_program(config, workdir)
+    from paperlab.training.loop import train
+
+    task = find("tasks", config.task.name).make(config)
+    summary = train(config, workdir, task, eval_only=flags.eval_only)
+    return {**summary, "workdir": str(workdir)}
+
+
+def _own_program(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    import json
+
+    from paperlab.discovery import find
+    from paperlab.training.writers import JsonLines
+
+    with JsonLines(workdir / "metrics.jsonl") as writer:
+        summary = find("programs", config.program).program(config, workdir, writer)
+    workdirs.write_atomically(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return {**summary, "workdir": str(workdir)}
+
+
+def start_jax(flags: argparse.Namespace) -> None:
+    """Settings that must precede the first use of a device: fake devices, processes, the compilation cache."""
+    import jax
+
+    if flags.dry_run:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", flags.devices or 1)
+    if flags.coordinator or flags.distributed:
+        jax.distributed.initialize(flags.coordinator or None, flags.processes, flags.process)
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paperlab" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def status_of(summary: dict[str, Any]) -> int:
+    """The exit status that a summary stands for."""
+    return INTERRUPTED if summary.get("status") == "interrupted" else 0
+
+
+def sweep(flags: argparse.Namespace, points: list[tuple[ConfigDict, dict[str, str]]]) -> int:
+    """Runs every point, goes on after one that fails, and prints one table; `--workdir` becomes their common parent."""
+    parent = flags.workdir
+    rows, status = [], 0
+    varied = [path for path in points[0][1] if len({point[path] for _, point in points}) > 1]
+    for number, (config, overrides) in enumerate(points, 1):
+        label = ", ".join(f"{path}={overrides[path]}" for path in varied)
+        print(f"\n[{number}/{len(points)}] {label}", flush=True)
+        flags.workdir = parent and workdirs.default_path(config, str(parent))
+        try:
+            summary = launch(flags, config, overrides)
+        except (ValueError, RuntimeError, OSError) as error:
+            if flags.debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            summary, status = {"status": "failed"}, 1
+        if status_of(summary):
+            return INTERRUPTED
+        rows.append(([overrides[path] for path in varied], summary))
+    print_sweep(varied, rows, points[0][0].checkpoint.best_metric)
+    return status
+
+
+def print_sweep(varied: list[str], rows: list[tuple[list[str], dict[str, Any]]], metric: str) -> None:
+    """One line a run, the best by `metric` marked."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="sweep")
+    for name in [*varied, metric, "status", "work directory"]:
+        table.add_column(name, overflow="fold")
+    values = [summary.get(metric) for _, summary in rows]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    for (chosen, summary), value in zip(rows, values, strict=True):
+        shown = "-" if value is None else f"{value:.4f}" + (" *" if numbers and value == min(numbers) else "")
+        table.add_row(*chosen, shown, str(summary.get("status", "")), str(summary.get("workdir", "")))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Language modelling: predict the next token of packed documents.
+
+    loss = sum_t w_t (-log p(x_{t+1} | x_{<=t}, same document)) / sum_t w_t          nats a token
+
+`w` is 0 at padding and where the target is the mark between two documents. Bits per byte divide the same sum by
+ln 2 and by the UTF-8 bytes that the targets stand for, so it compares across tokenizers and with compressors.
+
+With `config.task.carry_state` the mixers' last state enters the next batch (truncated back-propagation through time): rows of
+consecutive batches then continue each other (`config.data.order="contiguous"`), and no gradient crosses the border.
+"""
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from paperlab.config import ConfigError
+from paperlab.data import text
+from paperlab.discovery import find
+
+DEFAULTS = {
+    "carry_state": False,
+    "vocab_size": 0,  # 0: what the tokenizer says
+    "z_loss": 0.0,
+}
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def make(config: ConfigDict) -> "LanguageModelling":
+    """The task that `config` describes; reads no data until some is asked for."""
+    return LanguageModelling(config)
+
+
+class LanguageModelling:
+    """Next-token prediction with any model that maps tokens [B,T] to logits [B,T,V] and carries a state."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.carry_state = config.task.carry_state
+        if self.carry_state and config.data.order != "contiguous":
+            raise ConfigError('config.task.carry_state=True needs config.data.order="contiguous"')
+        if self.carry_state and config.train.micro_batches > 1:
+            raise ConfigError("config.task.carry_state=True keeps a state for each row: set config.train.micro_batches=1")
+
+    @cached_property
+    def corpus(self) -> text.Corpus:
+        return text.open_corpus(self.config.data)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.corpus.tokenizer
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return self.config.task.vocab_size or self.tokenizer.vocab_size
+
+    @cached_property
+    def model(self) -> Any:
+        return find("models", self.config.model.name).make(self.config, self.vocab_size)
+
+    @property
+    def sharding(self) -> tuple:
+        return find("models", self.config.model.name).SHARDING
+
+    @property
+    def tokens_per_batch(self) -> int:
+        return self.config.data.batch_size * self.config.data.sequence_length
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of one global training batch, without opening the corpus."""
+        shape = (self.config.data.batch_size, self.config.data.sequence_length)
+        whole = {name: jnp.int32 for name in ("tokens", "targets", "segment_ids", "positions")}
+        return {name: jax.ShapeDtypeStruct(shape, d) for name, d in {**whole, "weights": jnp.float32, "bytes": jnp.float32}.items()}
+
+    def flops_per_batch(self, params: Any) -> float:
+        """Model FLOPs of one training step, 6 per parameter and token (Kaplan et al. 2020), embeddings left out if untied."""
+        return 6.0 * self.tokens_per_batch * find("models", self.config.model.name).matmul_parameters(self.config, params)
+
+    def init(self, key: jax.Array, batch: dict) -> tuple[Any, Any]:
+        """Parameters, and the carried state (an empty dict where none is carried)."""
+        params = self.model.init(key, batch["tokens"][:1, :8])
+        if not self.carry_state:
+            return params, {}
+        rows, length = batch["tokens"].shape
+        return params, {"carry": self.model.zero_state(rows, length, jnp.dtype(self.config.model.dtype))}
+
+    def loss(self, params: Any, state: Any, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array, dict]:
+        """Sum of weighted losses in nats, sum of weights, and {metrics, state}."""
+        del step
+        logits, carried = self._forward(params, batch, state.get("carry"), key)
+        nll = _cross_entropy(logits, batch["targets"])
+        weights = batch["weights"]
+        total = (nll * weights).sum()
+        metrics = _metrics(logits, nll, batch)
+        if self.config.task.z_loss:
+            total = total + self.config.task.z_loss * (jax.nn.logsumexp(logits, axis=-1) ** 2 * weights).sum()
+        state = {"carry": jax.lax.stop_gradient(carried)} if self.carry_state else state
+        return total, weights.sum(), {"metrics": metrics, "state": state}
+
+    def evaluate(self, params: Any, state: Any, batch: dict) -> Metrics:
+        """(sum, weight) pairs of one batch: loss in nats a token, bits per byte, accuracy. Every row starts from a zero state."""
+        del state
+        logits, _ = self._forward(params, batch, None, None)
+        return _metrics(logits, _cross_entropy(logits, batch["targets"]), batch)
+
+    def _forward(self, params: Any, batch: dict, carry: Any, key: jax.Array | None) -> tuple[jax.Array, Any]:
+        rngs = {} if key is None else {"dropout": key}
+        where = {"segment_ids": batch["segment_ids"], "positions": batch["positions"]}
+        return self.model.apply(params, batch["tokens"], state=carry, rngs=rngs, **where)
+
+    def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
+        """Local batches as a grain MapDataset: endless for "train", one pass in reading order for the others."""
+        data = self.config.data
+        return text.batches(
+            self.corpus,
+            split,
+            sequence_length=data.sequence_length,
+            batch_size=data.batch_size,
+            order=data.order if split == "train" else "sequential",
+            seed=data.shuffle_seed,
+            process_index=process_index,
+            process_count=process_count,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The corpus (bytes, sha256) and what simple models and compressors reach on the same validation bytes."""
+        from paperlab.data import baselines
+
+        return {"corpus": self.corpus.describe(), "baselines": baselines.compute(self.corpus)}
+
+    def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
+        """Writes `samples.txt`: continuations of the first validation bytes and of nothing, and the tokenizer beside it."""
+        del state
+        from paperlab.models.decoding import generate
+
+        length = min(200, 2 * self.config.data.sequence_length)
+        prompts = {"begin of a document": [self.tokenizer.bos], "def ": [self.tokenizer.bos, *self.tokenizer.encode("def ")]}
+        pieces = []
+        for name, prompt in prompts.items():
+            tokens = generate(
+                self.model, params, jnp.asarray([prompt]), length, jax.random.key(0), temperature=0.8, top_k=40
+            )
+            pieces.append(f"--- {name}\n{self.tokenizer.decode(np.asarray(tokens[0]).tolist())}\n")
+        (workdir / "samples.txt").write_text("\n".join(pieces), encoding="utf-8")
+        return {"samples": "samples.txt"}
+
+
+def _cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+    logits = logits_BxTxV.astype(jnp.promote_types(logits_BxTxV.dtype, jnp.float32))
+    chosen = jnp.take_along_axis(logits, targets_BxT[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def _metrics(logits: jax.Array, nll_BxT: jax.Array, batch: dict) -> Metrics:
+    weights = batch["weights"]
+    total = (nll_BxT * weights).sum()
+    right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
+    return {
+        "loss": (total, weights.sum()),
+        "bits_per_byte": (total / math.log(2), (batch["bytes"] * weights).sum()),
+        "accuracy": ((right * weights).sum(), weights.sum()),
+    }
