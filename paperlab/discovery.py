@@ -36,6 +36,8 @@ def find(kind: str, name: str) -> ModuleType:
         found = importlib.util.find_spec(module_name) is not None
     except (ModuleNotFoundError, ValueError):
         found = False
+    if not found and "." in name:
+        raise ConfigError(f"there is no module {module_name}; a dotted name is a path below paperlab: papers.<slug>.<file>")
     if not found:
         known = names(kind)
         near = get_close_matches(name, known, n=1)

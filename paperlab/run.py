@@ -9,7 +9,8 @@
     --coordinator=HOST:PORT --processes=N --process=I     the same, said explicitly
 
 Several values for one field make a sweep: `--config.optim.lr=1e-3,3e-3 --config.seed=0,1` runs four, one after another, each in
-its own work directory, and ends with one table. The same command again resumes what is unfinished.
+its own work directory, and ends with one table (text fields: give the flag several times). The same command again resumes what
+is unfinished.
 
 Exit status: 0 done, 1 failed, 2 asked for something that cannot be run, 75 interrupted after saving (run it again to go on).
 """
@@ -58,8 +59,8 @@ def _refuse(error: Exception) -> int:
     return 2
 
 
-def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Splits the command line into flags and `{dotted path: text}` of the `--config.` overrides."""
+def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]]]:
+    """Splits the command line into flags and `{dotted path: [text, ...]}` of the `--config.` overrides."""
     parser = argparse.ArgumentParser(
         prog="python -m paperlab.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -74,14 +75,17 @@ def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    own, overrides, waiting = [], {}, ""
+    own: list[str] = []
+    overrides: dict[str, list[str]] = {}
+    waiting = ""
     for argument in argv:
         if waiting:
-            overrides[waiting], waiting = argument, ""
+            overrides.setdefault(waiting, []).append(argument)
+            waiting = ""
         elif argument.startswith("--config."):
             path, given, text = argument.removeprefix("--config.").partition("=")
             if given:
-                overrides[path] = text
+                overrides.setdefault(path, []).append(text)
             else:
                 waiting = path
         else:
@@ -94,14 +98,14 @@ def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     return flags, overrides
 
 
-def expand(reference: str, overrides: dict[str, str]) -> list[tuple[ConfigDict, dict[str, str]]]:
+def expand(reference: str, overrides: dict[str, list[str]]) -> list[tuple[ConfigDict, dict[str, str]]]:
     """Every resolved config of a sweep with its own overrides; just one where each field has one value."""
     base = load_experiment(reference)
     choices = []
-    for path, text in overrides.items():
+    for path, texts in overrides.items():
         old = config_field(base, path)
-        several = "," in text and not isinstance(old, tuple | list | str | None)
-        values = text.split(",") if several else [text]
+        numeric = isinstance(old, int | float)
+        values = [value for text in texts for value in (text.split(",") if numeric else [text])]
         for value in values:
             parse_value(old, value, path)
         choices.append([(path, value) for value in values])

@@ -20,26 +20,31 @@ def ffn_width(width: int, multiple: int) -> int:
 
 
 class SwiGLU(nn.Module):
+    width: int
     features: int
     dtype: DTypeLike = jnp.float32
     init_std: float = 0.02
 
-    @nn.compact
+    def setup(self) -> None:
+        self.gate = linear(self.features, dtype=self.dtype, std=self.init_std)
+        self.up = linear(self.features, dtype=self.dtype, std=self.init_std)
+        self.down = linear(self.width, dtype=self.dtype, std=self.init_std)
+
     def __call__(self, x: Array) -> Array:
-        gate = linear(self.features, dtype=self.dtype, std=self.init_std).copy(name="gate")(x)
-        up = linear(self.features, dtype=self.dtype, std=self.init_std).copy(name="up")(x)
-        return linear(x.shape[-1], dtype=self.dtype, std=self.init_std).copy(name="down")(jax.nn.silu(gate) * up)
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
 class MLP(nn.Module):
+    width: int
     features: int
     activation: str = "gelu"
     bias: bool = False
     dtype: DTypeLike = jnp.float32
     init_std: float = 0.02
 
-    @nn.compact
+    def setup(self) -> None:
+        self.up = linear(self.features, bias=self.bias, dtype=self.dtype, std=self.init_std)
+        self.down = linear(self.width, bias=self.bias, dtype=self.dtype, std=self.init_std)
+
     def __call__(self, x: Array) -> Array:
-        f = activation(self.activation, "activation")
-        options = {"bias": self.bias, "dtype": self.dtype, "std": self.init_std}
-        return linear(x.shape[-1], **options).copy(name="down")(f(linear(self.features, **options).copy(name="up")(x)))
+        return self.down(activation(self.activation, "activation")(self.up(x)))

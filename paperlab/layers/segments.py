@@ -5,6 +5,7 @@ it has seen, `segment_B` (-1 before the first token). The first token of a call 
 the carried one is -1. Without `segment_ids` every token belongs to the carried document.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -34,14 +35,8 @@ def keep_if_continued(tree, segment_ids_BxT: Array | None, segment_B: Array):
     if segment_ids_BxT is None:
         return tree
     keep_B = (segment_ids_BxT[:, 0] == segment_B) | (segment_B == UNKNOWN)
-    return _map(lambda a: jnp.where(keep_B.reshape((-1,) + (1,) * (a.ndim - 1)), a, 0), tree)
+    return jax.tree.map(lambda a: jnp.where(keep_B.reshape((-1,) + (1,) * (a.ndim - 1)), a, 0), tree)
 
 
 def next_segment(segment_ids_BxT: Array | None, segment_B: Array) -> Array:
     return segment_B if segment_ids_BxT is None else segment_ids_BxT[:, -1].astype(jnp.int32)
-
-
-def _map(function, tree):
-    import jax
-
-    return jax.tree.map(function, tree)

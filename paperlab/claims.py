@@ -1,0 +1,153 @@
+"""Runs the claims of a paper and records what came out, whatever it was.
+
+    python -m paperlab.claims SLUG [SLUG ...] [--only=ID ...] [--root=results/claims]
+    python -m paperlab.claims --all
+
+Writes `results/claims/SLUG.json` after every claim (single records are replaced, the others kept) and plots beside it.
+A claim that fails stays in the table as failed; one whose run raises is recorded as failed with the error in its details.
+Exit status: 0 when everything asked for was run, whether or not the claims held; 2 for an unknown paper or claim.
+"""
+
+import argparse
+import datetime
+import importlib
+import importlib.util
+import json
+import pkgutil
+import subprocess
+import sys
+import time
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from paperlab.config import ConfigError
+from paperlab.evidence import Claim, Laboratory, Outcome
+from paperlab.workdir import write_atomically
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m paperlab.claims", description=__doc__.split("\n")[0])
+    parser.add_argument("slugs", nargs="*", metavar="SLUG")
+    parser.add_argument("--all", action="store_true", help="every paper that has claims")
+    parser.add_argument("--only", action="append", default=[], metavar="ID", help="a claim's id, or the part before its dot")
+    parser.add_argument("--root", type=Path, default=Path("results/claims"))
+    flags = parser.parse_args(argv)
+    try:
+        slugs = papers_with_claims() if flags.all else flags.slugs
+        if not slugs:
+            raise ConfigError(f"name a paper: {', '.join(papers_with_claims())} (or --all)")
+        chosen = [(slug, select(slug, flags.only)) for slug in slugs]
+        for slug, claims in chosen:
+            run_paper(slug, claims, flags.root)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def papers_with_claims() -> list[str]:
+    """Slugs of the rooms in `paperlab/papers/` that have a `claims.py`, sorted."""
+    package = importlib.import_module("paperlab.papers")
+    slugs = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg)
+    return [slug for slug in slugs if importlib.util.find_spec(f"paperlab.papers.{slug}.claims") is not None]
+
+
+def select(slug: str, only: list[str]) -> list[Claim]:
+    """The claims of a paper, or those whose id (or the part of it before the dot) is in `only`."""
+    known = papers_with_claims()
+    if slug not in known:
+        near = get_close_matches(slug, known, n=1)
+        raise ConfigError(f"no paper {slug!r} has claims: " + (f"did you mean {near[0]!r}?" if near else ", ".join(known)))
+    claims = importlib.import_module(f"paperlab.papers.{slug}.claims").CLAIMS
+    ids = {claim.id for claim in claims} | {claim.id.split(".")[0] for claim in claims}
+    for name in only:
+        if name not in ids:
+            raise ConfigError(f"{slug} has no claim {name!r}; there are {', '.join(claim.id for claim in claims)}")
+    return [claim for claim in claims if not only or claim.id in only or claim.id.split(".")[0] in only]
+
+
+def run_paper(slug: str, claims: list[Claim], root: Path) -> list[dict[str, Any]]:
+    """Runs claims one after another, records each as soon as it is done, and prints a line for it."""
+    from paperlab import devices
+
+    print(devices.describe(), flush=True)
+    plots = root / slug
+    plots.mkdir(parents=True, exist_ok=True)
+    laboratory = Laboratory(plots)
+    records = []
+    for claim in claims:
+        device = _device()
+        if claim.device not in device:
+            print(f"  {slug} {claim.id}: needs {claim.device}, here is {device}; not run", flush=True)
+            continue
+        record = run_claim(claim, laboratory, device)
+        records.append(record)
+        save(slug, record, root / f"{slug}.json", [c.id for c in select(slug, [])])
+        mark = "holds " if record["passed"] else "FAILS "
+        baseline = "" if record["baseline"] is None else f", baseline {record['baseline']:.4g}"
+        print(
+            f"  {mark} {claim.id}: {record['value']:.4g} ({record['threshold']}{baseline}), {record['seconds']:.0f} s", flush=True
+        )
+    return records
+
+
+def run_claim(claim: Claim, laboratory: Laboratory, device: str) -> dict[str, Any]:
+    """One record; an exception makes a failed one."""
+    start = time.perf_counter()
+    try:
+        outcome = claim.run(laboratory)
+        passed = claim.threshold.holds(outcome.value, outcome.baseline)
+    except Exception as error:
+        traceback.print_exc()
+        outcome, passed = Outcome(float("nan"), details={"error": f"{type(error).__name__}: {error}"}), False
+    commit, dirty = _git()
+    return {
+        "id": claim.id,
+        "statement": claim.statement,
+        "source": claim.source,
+        "value": outcome.value,
+        "baseline": outcome.baseline,
+        "threshold": str(claim.threshold),
+        "passed": passed,
+        "per_seed": outcome.per_seed,
+        "details": outcome.details,
+        "seconds": round(time.perf_counter() - start, 1),
+        "device": device,
+        "commit": commit,
+        "dirty": dirty,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def save(slug: str, record: dict[str, Any], file: Path, order: list[str]) -> None:
+    """Puts one record into the file in place of the one with its id and device; the others are kept, dead ids dropped."""
+    old = json.loads(file.read_text())["claims"] if file.is_file() else []
+    kept = [other for other in old if other["id"] in order and other["id"] != record["id"]]
+    records = sorted([*kept, record], key=lambda r: order.index(r["id"]))
+    write_atomically(file, json.dumps({"slug": slug, "claims": records}, indent=1) + "\n")
+
+
+def _device() -> str:
+    import jax
+
+    device = jax.devices()[0]
+    return device.device_kind if device.platform != "cpu" else "cpu"
+
+
+def _git() -> tuple[str, bool]:
+    """The commit and whether tracked files differ from it; ("", False) outside a repository."""
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+        except OSError:
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", "--", ":!results"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Tasks made out of integers: example i is a function of (seed, split, i)."""

@@ -1,0 +1,235 @@
+"""Gated linear attention, the layer (arXiv 2312.06635, sections 4.1 and 4.4).
+
+    S_t = Diag(alpha_t) S_{t-1} + k_t^T v_t,   o_t = K^-1/2 q_t S_t          per head, S in R^{K x V}
+    log alpha_t = logsigmoid(x_t W_down W_up + b) / tau                        gate="channel", the paper's
+    y_t = (norm(o_t) * silu(x_t W_r)) W_o
+
+Other gates of the same recurrence: "scalar" (one data-dependent decay a head), "fixed" (RetNet's constants 1 - 2^(-5-head)) and
+"none" (linear attention). `gate_beta` adds the decay of the value channels, S_t = (alpha_t^T beta_t) * S_{t-1} + k_t^T v_t.
+The sequence form runs in chunks (kernels_pallas.gla), the step form keeps S [B, H, K, V] in float32 and nothing that grows.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from kernels_pallas import gla, gla_step
+from paperlab.layers.activations import activation
+from paperlab.layers.convolution import ShortConvolution
+from paperlab.layers.linear import linear, xavier_linear
+from paperlab.layers.norms import NORMS
+from paperlab.layers.segments import UNKNOWN, keep_if_continued, next_segment, runs
+
+SHARDING = (
+    (r"(q|k|v|output_gate|gate_up|beta_up)/kernel$", ("fsdp", "tensor")),
+    (r"(gate_down|beta_down)/kernel$", ("fsdp", None)),
+    (r"out/kernel$", ("tensor", "fsdp")),
+)
+
+GATES = ("channel", "scalar", "fixed", "none")
+State = dict[str, Array]
+
+
+def retnet_log_decay(heads: int) -> Array:
+    """log(1 - 2^(-5-i)) for head i, [heads, 1] (RetNet, arXiv 2307.08621, eq. 8)."""
+    return jnp.log1p(-(2.0 ** (-5.0 - jnp.arange(heads, dtype=jnp.float32))))[:, None]
+
+
+class Mixer(nn.Module):
+    """Options:
+    expand_k, expand_v: d_k / width and d_v / width.
+    kv_heads: heads of k, v and gate, shared by groups of query heads (0: one each).
+    gate, gate_low_rank (0: full rank), gate_temperature (tau), gate_clamp (lower bound of log alpha; 0: none), gate_beta.
+    norm ("rms", "layer", "none"), norm_affine, norm_per_head (own weights for each head), norm_eps: of o, head by head.
+    use_output_gate, output_gate_activation, output_gate_bias; feature_map of q and k.
+    short_conv: depthwise causal convolution of conv_width on q, k and v.
+    impl, chunk, sub_chunk: of kernels_pallas.gla (0: its default).
+    init: "normal", N(0, init_std), or "xavier" (gain 2^-2.5 for q, k and gates, as in berlino/gated_linear_attention).
+    """
+
+    width: int
+    heads: int
+    dtype: DTypeLike = jnp.float32
+    expand_k: float = 0.5
+    expand_v: float = 1.0
+    kv_heads: int = 0
+    gate: str = "channel"
+    gate_low_rank: int = 16
+    gate_temperature: float = 16.0
+    gate_clamp: float = 0.0
+    gate_beta: bool = False
+    norm: str = "rms"
+    norm_affine: bool = True
+    norm_per_head: bool = False
+    norm_eps: float = 1e-5
+    use_output_gate: bool = True
+    output_gate_activation: str = "silu"
+    output_gate_bias: bool = False
+    feature_map: str = "identity"
+    short_conv: bool = False
+    conv_width: int = 4
+    impl: str = "auto"
+    chunk: int = 0
+    sub_chunk: int = 0
+    init: str = "normal"
+    init_std: float = 0.02
+
+    def setup(self) -> None:
+        G, K, V = self.head_sizes()
+        self._check()
+        qk = xavier_linear if self.init == "xavier" else linear
+        qk_options = {"dtype": self.dtype} | ({} if self.init == "xavier" else {"std": self.init_std})
+        options = {"dtype": self.dtype, "std": self.init_std}
+        self.q, self.k = qk(self.heads * K, **qk_options), qk(G * K, **qk_options)
+        self.v = linear(G * V, **options)
+        if self.gate == "channel" and self.gate_low_rank:
+            self.gate_down = qk(self.gate_low_rank, **qk_options)
+        if self.gate in ("channel", "scalar"):
+            self.gate_up = qk(G * (K if self.gate == "channel" else 1), bias=True, **qk_options)
+        if self.gate_beta:
+            self.beta_down = qk(self.gate_low_rank or self.width, **qk_options)
+            self.beta_up = qk(G * V, bias=True, **qk_options)
+        if self.short_conv:
+            conv = {"width": self.conv_width, "dtype": self.dtype}
+            self.q_conv = ShortConvolution(self.heads * K, **conv)
+            self.k_conv = ShortConvolution(G * K, **conv)
+            self.v_conv = ShortConvolution(G * V, **conv)
+        if self.norm != "none":
+            shape = (self.heads, V) if self.norm_per_head else (V,)
+            self.out_norm = NORMS[self.norm](self.norm_eps, self.norm_affine, shape)
+        if self.use_output_gate:
+            self.output_gate = linear(self.heads * V, bias=self.output_gate_bias, **options)
+        self.out = linear(self.width, **options)
+
+    @nn.nowrap
+    def head_sizes(self) -> tuple[int, int, int]:
+        """(G, K, V): number of key-value heads, channels of a key head, channels of a value head."""
+        G = self.kv_heads or self.heads
+        K, k_rest = divmod(round(self.width * self.expand_k), self.heads)
+        V, v_rest = divmod(round(self.width * self.expand_v), self.heads)
+        if k_rest or v_rest or not K or not V:
+            raise ValueError(
+                f"gla: width={self.width} times expand_k={self.expand_k} and times expand_v={self.expand_v} "
+                f"must both be multiples of heads={self.heads}"
+            )
+        if self.heads % G:
+            raise ValueError(f"gla: kv_heads={G} must divide heads={self.heads}")
+        return G, K, V
+
+    def __call__(
+        self,
+        x_BxTxD: Array,
+        *,
+        state: State | None = None,
+        segment_ids: Array | None = None,
+        positions: Array | None = None,
+    ) -> tuple[Array, State | None]:
+        before = None if state is None else keep_if_continued(state, segment_ids, state["segment"])
+        q, k, v, tails = self._projections(x_BxTxD, before, state, segment_ids)
+        log_alpha, log_beta = self._log_alpha(x_BxTxD), self._log_beta(x_BxTxD)
+        o, S = gla(
+            q,
+            k,
+            v,
+            log_alpha,
+            log_beta=log_beta,
+            initial_state=None if before is None else before["S"],
+            output_final_state=state is not None,
+            segment_ids=segment_ids,
+            chunk=self.chunk or None,
+            sub_chunk=self.sub_chunk or None,
+            impl=self.impl,
+        )
+        self._sow(k, log_alpha, o)
+        y = self._output(o, x_BxTxD)
+        if state is None:
+            return y, None
+        return y, {"S": S, "segment": next_segment(segment_ids, state["segment"]), **tails}
+
+    def step(self, x_BxD: Array, state: State, position: Array | None = None) -> tuple[Array, State]:
+        del position  # the recurrence knows the order
+        x = x_BxD[:, None]
+        q, k, v, tails = self._projections(x, state, state, None)
+        log_alpha, log_beta = self._log_alpha(x), self._log_beta(x)
+        if self.gate in ("channel", "scalar"):
+            log_alpha = log_alpha[:, 0]
+        log_beta = None if log_beta is None else log_beta[:, 0]
+        o, S = gla_step(q[:, 0], k[:, 0], v[:, 0], log_alpha, state["S"], log_beta=log_beta)
+        return self._output(o, x_BxD), {"S": S, "segment": state["segment"], **tails}
+
+    @nn.nowrap
+    def zero_state(self, batch: int, max_len: int = 0, dtype: DTypeLike | None = None) -> State:
+        """S, the id of the last document and the convolutions' tails; its size does not depend on `max_len`."""
+        del max_len, dtype  # always float32: S sums over the whole history
+        G, K, V = self.head_sizes()
+        state = {
+            "S": jnp.zeros((batch, self.heads, K, V), jnp.float32),
+            "segment": jnp.full((batch,), UNKNOWN, jnp.int32),
+        }
+        if self.short_conv:
+            for name, features in (("q_conv", self.heads * K), ("k_conv", G * K), ("v_conv", G * V)):
+                state[name] = jnp.zeros((batch, self.conv_width - 1, features), jnp.float32)
+        return state
+
+    def _projections(
+        self, x: Array, before: State | None, state: State | None, segment_ids: Array | None
+    ) -> tuple[Array, Array, Array, State]:
+        """q [B,T,H,K], k [B,T,G,K], v [B,T,G,V] and the new tails of their convolutions."""
+        G, K, V = self.head_sizes()
+        B, T, _ = x.shape
+        projected = {"q": self.q(x), "k": self.k(x), "v": self.v(x)}
+        tails: State = {}
+        if self.short_conv:
+            tails = self.zero_state(B) if before is None else before
+            carried = None if state is None else state["segment"]
+            documents = None if segment_ids is None else runs(segment_ids, carried)
+            convolutions = {"q": self.q_conv, "k": self.k_conv, "v": self.v_conv}
+            done = {n: conv(projected[n], tails[f"{n}_conv"], documents) for n, conv in convolutions.items()}
+            projected = {n: y for n, (y, _) in done.items()}
+            tails = {f"{n}_conv": tail for n, (_, tail) in done.items()}
+        phi = activation(self.feature_map, "feature_map")
+        q, k = phi(projected["q"]).reshape(B, T, self.heads, K), phi(projected["k"]).reshape(B, T, G, K)
+        return q, k, projected["v"].reshape(B, T, G, V), tails
+
+    def _log_alpha(self, x: Array) -> Array | None:
+        """[B,T,G,K] or [B,T,G,1] from the data, [G,1] constant, or None."""
+        if self.gate == "none":
+            return None
+        if self.gate == "fixed":
+            return retnet_log_decay(self.kv_heads or self.heads)
+        down = self.gate_down(x) if self.gate == "channel" and self.gate_low_rank else x
+        return self._log_gate(self.gate_up(down))
+
+    def _log_beta(self, x: Array) -> Array | None:
+        return self._log_gate(self.beta_up(self.beta_down(x))) if self.gate_beta else None
+
+    def _log_gate(self, logits: Array) -> Array:
+        log_gate = jax.nn.log_sigmoid(logits.astype(jnp.float32)) / self.gate_temperature
+        if self.gate_clamp:
+            log_gate = jnp.maximum(log_gate, self.gate_clamp)
+        return log_gate.reshape(*logits.shape[:-1], self.kv_heads or self.heads, -1)
+
+    def _output(self, o: Array, x: Array) -> Array:
+        """o [..., H, V] and x [..., D] -> [..., D]."""
+        if self.norm != "none":
+            o = self.out_norm(o)
+        o = o.reshape(*o.shape[:-2], -1)
+        if self.use_output_gate:
+            o = o * activation(self.output_gate_activation, "output_gate_activation")(self.output_gate(x))
+        return self.out(o)
+
+    def _sow(self, k: Array, log_alpha: Array | None, o: Array) -> None:
+        if self.is_mutable_collection("intermediates") and not self.is_initializing():
+            log_alpha = jnp.zeros(()) if log_alpha is None else log_alpha
+            self.sow("intermediates", "log_alpha", jnp.broadcast_to(log_alpha, k.shape))
+            self.sow("intermediates", "core_out", o)
+
+    def _check(self) -> None:
+        choices = {"gate": GATES, "norm": (*NORMS, "none"), "init": ("normal", "xavier")}
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"gla: {field}={getattr(self, field)!r}: choose one of {', '.join(allowed)}")
+        if self.gate_clamp > 0:
+            raise ValueError(f"gla: gate_clamp={self.gate_clamp} bounds log alpha from below: give a negative number, or 0")

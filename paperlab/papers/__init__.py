@@ -1,0 +1,1 @@
+"""One room a paper: what is its own. A paper never imports another one."""
