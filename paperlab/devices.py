@@ -1,4 +1,4 @@
-"""What this process computes on, said before anything else, and a word when an accelerator lies idle beside a CPU-only jax."""
+"""What this process computes on, said first by every run, and a word when an accelerator lies idle."""
 
 import importlib.util
 import os
@@ -18,7 +18,8 @@ def describe() -> str:
     parts = [f"{count} x {kind}" for kind, count in Counter(map(_kind, jax.devices())).items()]
     processes = jax.process_count()
     where = "1 process" if processes == 1 else f"process {jax.process_index()} of {processes}"
-    return f"Devices: {', '.join(parts)} [{jax.default_backend()}], {where}, jax {jax.__version__}, {platform.platform()}"
+    devices = f"{', '.join(parts)} [{jax.default_backend()}]"
+    return f"Devices: {devices}, {where}, jax {jax.__version__}, {platform.platform()}"
 
 
 def _kind(device: jax.Device) -> str:
@@ -44,7 +45,7 @@ def idle_accelerator(
 ) -> str:
     """The sentence to print when jax runs on `backend` = cpu beside an NVIDIA GPU or a TPU; "" when all is well.
 
-    Nothing is said when the CPU was asked for: JAX_PLATFORMS=cpu (`asked_for`) or CUDA_VISIBLE_DEVICES without a device.
+    Nothing is said when the CPU was asked for: JAX_PLATFORMS=cpu (`asked_for`), or CUDA_VISIBLE_DEVICES empty or -1.
     """
     if backend != "cpu" or asked_for.split(",")[0] == "cpu":
         return ""

@@ -26,7 +26,9 @@ find_python() {
             return
         fi
     done
-    if command -v uv >/dev/null 2>&1; then uv python find 3.12 2>/dev/null || uv python find --managed-python 3.12 2>/dev/null || true; fi
+    if command -v uv >/dev/null 2>&1; then
+        uv python find 3.12 2>/dev/null || { uv python install 3.12 >&2 && uv python find 3.12; } || true
+    fi
 }
 
 # Runs a step quietly; shows what it said only if it failed.
@@ -51,11 +53,9 @@ make_venv() {
         return
     fi
     python=$(find_python)
-    [ -n "$python" ] || {
-        command -v uv >/dev/null 2>&1 && uv python install 3.12 >&2 && python=$(uv python find 3.12)
-    } || true
     [ -n "$python" ] || fail "no Python 3.12 found. Install it (uv python install 3.12, pyenv install 3.12," \
         "apt install python3.12-venv, brew install python@3.12) or name one: make setup PYTHON=/path/to/python3.12"
+    [ ! -e .venv ] || say "replacing .venv, which holds no working Python 3.12"
     say "making .venv with $("$python" --version) ($python)"
     rm -rf .venv
     if command -v uv >/dev/null 2>&1; then

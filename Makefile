@@ -1,0 +1,52 @@
+# `make run` and `make test` set everything up by themselves. What each target does: `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint claims bench notebooks tables lock clean
+
+DEVICE ?= $(shell cat .venv/.device 2>/dev/null || echo cpu)
+CONFIG ?= experiments/gla.py
+ARGS   ?=
+PAPER  ?= $(patsubst paperlab/papers/%/claims.py,%,$(wildcard paperlab/papers/*/claims.py))
+JOBS   ?= logical
+
+PY    := .venv/bin/python
+READY := .venv/.ready-$(DEVICE)
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(READY): requirements.lock pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(DEVICE)
+
+setup: $(READY)  ## Only set up .venv: make setup [DEVICE=cpu|cuda13|tpu] [PYTHON=/path/to/python3.12]
+
+run: $(READY)  ## Train the main job: make run [CONFIG=experiments/gla.py:variant] [ARGS="--config.train.steps=100"]
+	@$(PY) -m paperlab.run --config=$(CONFIG) $(ARGS)
+
+lint: $(READY)  ## Lint, format check and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+test: lint  ## Lint, types and the whole test suite: make test [ARGS="tests/test_house.py"] [JOBS=2]
+	@$(PY) -m pytest -n $(JOBS) --maxprocesses=8 --dist=worksteal --durations=20 $(ARGS)
+
+claims: $(READY)  ## Run the papers' claims: make claims [PAPER="gla"] [ARGS="--only=1"]
+	@set -e; for paper in $(PAPER); do $(PY) -m paperlab.claims $$paper $(ARGS); done
+
+bench: $(READY)  ## Measure speed, as ratios: make bench [ARGS="step"]
+	@if [ -f paperlab/bench.py ]; then $(PY) -m paperlab.bench $(ARGS); \
+	else echo "No benchmarks in this version: they will be run by paperlab/bench.py, which is not there."; fi
+
+notebooks: $(READY)  ## Execute every notebook
+	@$(PY) scripts/notebooks.py $(ARGS)
+
+tables: $(READY)  ## Write the generated tables of README.md and WORKSPACE.md
+	@$(PY) -m paperlab.tables $(ARGS)
+
+lock: pyproject.toml  ## Pin the newest versions in requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.12 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --upgrade --quiet --output-file requirements.lock
+
+clean:  ## Remove caches and .venv; runs/ and results/ stay
+	@rm -rf .venv .cache build dist *.egg-info
+	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
