@@ -1,7 +1,7 @@
 """Feed-forward layers.
 
-    SwiGLU  y = (silu(x W_gate) * x W_up) W_down          width of the middle: 8 d / 3, rounded up to a multiple
-    MLP     y = f(x W_up) W_down
+SwiGLU  y = (silu(x W_gate) * x W_up) W_down          width of the middle: 8 d / 3, rounded up to a multiple
+MLP     y = f(x W_up) W_down
 """
 
 import flax.linen as nn

@@ -1,6 +1,6 @@
 """Rotary position embedding (arXiv 2104.09864, eq. 34, in the half-split layout of GPT-NeoX and Llama).
 
-    (x_i, x_{i+D/2}) is turned by the angle p * theta^(-2i/D) at position p, so that q . k depends on the distance alone
+(x_i, x_{i+D/2}) is turned by the angle p * theta^(-2i/D) at position p, so that q . k depends on the distance alone
 """
 
 import jax.numpy as jnp

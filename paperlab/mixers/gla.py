@@ -232,4 +232,6 @@ class Mixer(nn.Module):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"gla: {field}={getattr(self, field)!r}: choose one of {', '.join(allowed)}")
         if self.gate_clamp > 0:
-            raise ValueError(f"gla: gate_clamp={self.gate_clamp} bounds log alpha from below: give a negative number, or 0")
+            raise ValueError(
+                f"gla: gate_clamp={self.gate_clamp} bounds log alpha from below: give a negative number, or 0"
+            )

@@ -1,0 +1,55 @@
+"""The pre-norm residual block around any sequence mixer.
+
+y = mixer(norm(x)) + x
+x' = SwiGLU(norm(y)) + y
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from paperlab.layers.mlp import SwiGLU
+from paperlab.layers.norms import RMSNorm
+
+
+class Block(nn.Module):
+    """`mixer` keeps the contract of paperlab.mixers. Dropout acts on both branches wherever an rng "dropout" is given."""
+
+    mixer: Any
+    width: int
+    ffn_width: int
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    init_std: float = 0.02
+
+    def setup(self) -> None:
+        self.mixer_norm = RMSNorm(self.norm_eps)
+        self.ffn_norm = RMSNorm(self.norm_eps)
+        self.ffn = SwiGLU(self.width, self.ffn_width, self.dtype, self.init_std)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self,
+        x_BxTxD: Array,
+        *,
+        state: Any = None,
+        segment_ids: Array | None = None,
+        positions: Array | None = None,
+    ) -> tuple[Array, Any]:
+        mixed, state = self.mixer(self.mixer_norm(x_BxTxD), state=state, segment_ids=segment_ids, positions=positions)
+        return self._feed_forward(x_BxTxD + self._dropped(mixed)), state
+
+    def step(self, x_BxD: Array, state: Any, position_B: Array | None = None) -> tuple[Array, Any]:
+        mixed, state = self.mixer.step(self.mixer_norm(x_BxD), state, position_B)
+        return self._feed_forward(x_BxD + mixed), state
+
+    def _feed_forward(self, y: Array) -> Array:
+        return y + self._dropped(self.ffn(self.ffn_norm(y)))
+
+    def _dropped(self, x: Array) -> Array:
+        active = self.dropout > 0 and self.has_rng("dropout")
+        return self.drop(x, deterministic=False) if active else x

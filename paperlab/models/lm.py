@@ -1,0 +1,302 @@
+"""The language model: embedding, a stack of residual blocks around sequence mixers, head.
+
+    x_0 = E[token],   x_{l+1} = Block_l(x_l),   logits = norm(x_L) W
+
+It knows no mixer: `config.model.mixer` or the pattern `config.model.hybrid` ("gla,gla,attention", repeated over the depth) names
+files in paperlab/mixers. The layers of one mixer lie stacked under `blocks/<mixer>`, and lax.scan runs the pattern over them, so
+that compile time does not grow with depth. A state is {mixer: its states, stacked likewise}: leaves [layer, batch, ...].
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from paperlab.discovery import find
+from paperlab.layers.block import Block
+from paperlab.layers.mlp import ffn_width
+from paperlab.layers.norms import RMSNorm
+
+DEFAULTS = {
+    "mixer": "gla",
+    "hybrid": "",
+    "width": 96,
+    "depth": 4,
+    "heads": 2,
+    "ffn_multiple": 32,
+    "tie_embeddings": True,
+    "vocab_multiple": 1,
+    "norm_eps": 1e-6,
+    "dropout": 0.0,
+    "init_std": 0.02,
+    "scaled_residual_init": False,
+    "remat": "none",
+    "dtype": "float32",
+}
+
+SHARDING = (
+    (r"embedding$", ("tensor", "fsdp")),
+    (r"head$", ("fsdp", "tensor")),
+    (r"ffn/(gate|up)/kernel$", ("fsdp", "tensor")),
+    (r"ffn/down/kernel$", ("tensor", "fsdp")),
+)
+
+REMAT = {
+    "none": lambda body: body,
+    "full": lambda body: jax.checkpoint(body, prevent_cse=False),
+    "dots": lambda body: jax.checkpoint(
+        body, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+_RESIDUAL_OUTPUT = re.compile(r"(out|down)/kernel$")
+
+State = dict[str, Any]
+
+
+class MixerChoice(NamedTuple):
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+class LanguageModel(nn.Module):
+    """`mixers` holds the options of every mixer that `pattern` names; the other fields are those of `DEFAULTS`."""
+
+    vocab_size: int
+    mixers: tuple[MixerChoice, ...]
+    pattern: tuple[str, ...]
+    width: int
+    depth: int
+    heads: int
+    ffn_multiple: int = 256
+    tie_embeddings: bool = True
+    vocab_multiple: int = 1
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    init_std: float = 0.02
+    scaled_residual_init: bool = False
+    remat: str = "none"
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        padded = -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+        normal = nn.initializers.normal(self.init_std)
+        self.embedding = self.param("embedding", normal, (padded, self.width), jnp.float32)
+        self.blocks = self.param("blocks", self._init_blocks)
+        self.final_norm = RMSNorm(self.norm_eps)
+        if not self.tie_embeddings:
+            self.head_kernel = self.param("head", normal, (self.width, padded), jnp.float32)
+
+    def __call__(
+        self,
+        tokens_BxT: Array,
+        *,
+        state: State | None = None,
+        segment_ids: Array | None = None,
+        positions: Array | None = None,
+    ) -> tuple[Array, State | None]:
+        """Logits [B, T, vocab] in float32, and the state after the last token (None where none was given)."""
+        x, state = self.hidden(tokens_BxT, state=state, segment_ids=segment_ids, positions=positions)
+        return self.head(x), state
+
+    def hidden(
+        self,
+        tokens_BxT: Array,
+        *,
+        state: State | None = None,
+        segment_ids: Array | None = None,
+        positions: Array | None = None,
+    ) -> tuple[Array, State | None]:
+        """What the head reads: the normalised output of the last block, [B, T, width]."""
+
+        def call(block, params, x, state, rngs, mutable):
+            return block.apply(
+                params, x, state=state, segment_ids=segment_ids, positions=positions, rngs=rngs, mutable=mutable
+            )
+
+        x, state = self._through_blocks(call, self._embed(tokens_BxT), state, REMAT[self.remat])
+        return self.final_norm(x), state
+
+    def step(self, token_B: Array, state: State, position_B: Array | None = None) -> tuple[Array, State]:
+        """One token: logits [B, vocab] and the next state, in time and memory that do not depend on the past of a recurrent mixer."""
+
+        def call(block, params, x, state, rngs, mutable):
+            return block.apply(params, x, state, position_B, rngs=rngs, mutable=mutable, method="step")
+
+        x, state = self._through_blocks(call, self._embed(token_B), state, REMAT["none"])
+        return self.head(self.final_norm(x)), state
+
+    def head(self, x: Array) -> Array:
+        """Logits of x [..., width] in float32; the padding of the vocabulary is cut off."""
+        kernel = self.embedding.T if self.tie_embeddings else self.head_kernel
+        logits = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits[..., : self.vocab_size]
+
+    @nn.nowrap
+    def zero_state(self, batch: int, max_len: int = 0, dtype: DTypeLike | None = None) -> State:
+        """The state before the first token.
+
+        Args:
+          batch: rows.
+          max_len: tokens that an attention cache must hold; recurrent mixers do not look at it.
+          dtype: of attention caches, the compute dtype if omitted. Recurrent states are float32.
+        """
+
+        def stacked(name: str, layers: int) -> Any:
+            one = self.block(name).mixer.zero_state(batch, max_len, dtype or self.dtype)
+            return jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), one)
+
+        return {name: stacked(name, layers) for name, layers in self.layer_counts().items()}
+
+    @nn.nowrap
+    def layer_names(self) -> tuple[str, ...]:
+        """The mixer of every layer, from the first to the last."""
+        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.depth))
+
+    @nn.nowrap
+    def layer_counts(self) -> dict[str, int]:
+        return dict(Counter(self.layer_names()))
+
+    @nn.nowrap
+    def sharding(self) -> tuple[tuple[str, tuple], ...]:
+        """Rules for every parameter of this model: its own and those of its mixers."""
+        rules = [rule for choice in self.mixers for rule in find("mixers", choice.name).SHARDING]
+        return (*SHARDING, *dict.fromkeys(rules))
+
+    @nn.nowrap
+    def block(self, name: str) -> Block:
+        """One layer around mixer `name`, detached: `block.apply({"params": layer}, x, ...)`."""
+        options = dict(dict(self.mixers)[name])
+        mixer = find("mixers", name).Mixer(self.width, self.heads, self.dtype, **options, parent=None)
+        sizes = {"width": self.width, "ffn_width": ffn_width(self.width, self.ffn_multiple)}
+        shared = {"norm_eps": self.norm_eps, "dropout": self.dropout, "dtype": self.dtype, "init_std": self.init_std}
+        return Block(mixer, **sizes, **shared, parent=None)
+
+    def _embed(self, tokens: Array) -> Array:
+        return self.embedding.astype(self.dtype)[tokens]
+
+    def _init_blocks(self, key: Array) -> dict[str, Any]:
+        """{mixer: parameters of all its layers, stacked on a leading axis}."""
+        x = jnp.zeros((1, 1, self.width), self.dtype)
+
+        def stack(name: str, layers: int, key: Array) -> Any:
+            block = self.block(name)
+            return jax.vmap(lambda k: block.init(k, x)["params"])(jax.random.split(key, layers))
+
+        counts = self.layer_counts()
+        keys = jax.random.split(key, len(counts))
+        params = {name: stack(name, counts[name], k) for name, k in zip(counts, keys, strict=True)}
+        return _shrink_residual_outputs(params, self.depth) if self.scaled_residual_init else params
+
+    def _through_blocks(
+        self, call: Callable[..., Any], x: Array, states: State | None, remat: Callable[[Any], Any]
+    ) -> tuple[Array, State | None]:
+        """Runs every layer in order; `call(block, params, x, state, rngs, mutable)` applies one."""
+        keys = None
+        if self.dropout > 0 and self.has_rng("dropout"):
+            keys = jax.random.split(self.make_rng("dropout"), self.depth)
+        sown = ["intermediates"] if self.is_mutable_collection("intermediates") else []
+        blocks = {name: self.block(name) for name in self.layer_counts()}
+
+        def layer(name, params, x, state, key):
+            rngs = None if key is None else {"dropout": key}
+            (x, state), extra = call(blocks[name], {"params": params}, x, state, rngs, sown)
+            return x, {"state": state, **extra}
+
+        per_layer = {name: (self.blocks[name], None if states is None else states[name]) for name in blocks}
+        x, out = scan_pattern(layer, self.pattern, self.depth, x, per_layer, keys, remat)
+        for name in blocks if sown and not self.is_initializing() else ():
+            self.sow("intermediates", name, out[name]["intermediates"])
+        return x, None if states is None else {name: out[name]["state"] for name in blocks}
+
+
+def _shrink_residual_outputs(params: Any, depth: int) -> Any:
+    """GPT-2: 2 L branches add to the residual stream, so their last kernels start 1 / sqrt(2 L) as large."""
+
+    def scaled(path, a):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return a * (2 * depth) ** -0.5 if _RESIDUAL_OUTPUT.search(name) else a
+
+    return jax.tree_util.tree_map_with_path(scaled, params)
+
+
+def scan_pattern(
+    layer: Callable[..., tuple[Array, Any]],
+    pattern: tuple[str, ...],
+    depth: int,
+    x: Array,
+    per_layer: Mapping[str, tuple[Any, Any]],
+    keys: Array | None,
+    remat: Callable[[Any], Any],
+) -> tuple[Array, dict[str, Any]]:
+    """Applies `layer(kind, params, x, state, key) -> (x, out)` along a repeated pattern of kinds.
+
+    `per_layer[kind]` = (params, states), stacked in the order in which the kind occurs; the outs come back stacked in that order. Whole
+    periods run under lax.scan, what is left of the last one is unrolled.
+    """
+
+    def segment(kinds, x, inputs):
+        stacks, keys = inputs
+        outs: dict[str, list] = {kind: [] for kind in kinds}
+        for i, kind in enumerate(kinds):
+            params, state = jax.tree.map(lambda a, n=len(outs[kind]): a[n], stacks[kind])
+            x, out = layer(kind, params, x, state, None if keys is None else keys[i])
+            outs[kind].append(out)
+        return x, {kind: jax.tree.map(lambda *a: jnp.stack(a), *found) for kind, found in outs.items()}
+
+    def part(n_periods, kinds, start):
+        """Inputs of `segment`: those of n_periods whole periods, or of the layers after `start` periods."""
+        counts, period = Counter(kinds), Counter(pattern)
+
+        def cut(a, offset, count):
+            a = a[offset : offset + count * max(n_periods, 1)]
+            return a.reshape(n_periods, count, *a.shape[1:]) if n_periods else a
+
+        stacks = {
+            kind: jax.tree.map(lambda a, k=kind, c=count: cut(a, start * period[k], c), per_layer[kind])
+            for kind, count in counts.items()
+        }
+        return stacks, None if keys is None else cut(keys, start * len(pattern), len(kinds))
+
+    periods, rest = divmod(depth, len(pattern))
+    parts = []
+    if periods:
+        body = remat(lambda x, inputs: segment(pattern, x, inputs))
+        x, out = jax.lax.scan(body, x, part(periods, pattern, 0))
+        parts.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out))
+    if rest:
+        body = remat(lambda x, inputs: segment(pattern[:rest], x, inputs))
+        x, out = body(x, part(0, pattern[:rest], periods))
+        parts.append(out)
+    kinds = {kind for out in parts for kind in out}
+    merged = {kind: [out[kind] for out in parts if kind in out] for kind in kinds}
+    return x, {kind: jax.tree.map(lambda *a: jnp.concatenate(a), *found) for kind, found in merged.items()}
+
+
+def make(config: Any, vocab_size: int) -> LanguageModel:
+    """The model that `config.model` and `config.mixers` describe.
+
+    Args:
+      config: ConfigDict or dict with the sections `model` (keys of DEFAULTS) and `mixers` ({name: options}).
+      vocab_size: number of different tokens.
+    """
+    options = {**DEFAULTS, **{key: value for key, value in dict(config["model"]).items() if key in DEFAULTS}}
+    named = options.pop("hybrid") or options.pop("mixer")
+    options.pop("mixer", None)
+    pattern = tuple(name.strip() for name in named.split(","))
+    if options["remat"] not in REMAT:
+        raise ValueError(f"model.remat={options['remat']!r}: choose one of {', '.join(REMAT)}")
+    if options["dtype"] not in ("float32", "bfloat16", "float16", "float64"):
+        raise ValueError(f"model.dtype={options['dtype']!r}: choose float32 or bfloat16")
+    options["dtype"] = jnp.dtype(options["dtype"])
+    sections = config["mixers"] if "mixers" in config else {}
+    chosen = tuple(
+        MixerChoice(name, tuple(dict(sections[name]).items()) if name in sections else ())
+        for name in dict.fromkeys(pattern)
+    )
+    return LanguageModel(vocab_size, chosen, pattern, **options)
