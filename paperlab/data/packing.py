@@ -2,7 +2,7 @@
 
     window g:  inputs = stream[g T : g T + T],  targets = stream[g T + 1 : g T + T + 1],  g < n = ceil((L - 1) / T)
 
-    shuffled     batch i = windows pi_e(i B), ..., pi_e(i B + B - 1), pi_e a new permutation of the n windows each epoch e
+    shuffled     batch i = windows pi(i B), ..., pi(i B + B - 1), pi a new permutation of the n windows each epoch
     contiguous   row r of batch i = window (r W + i) mod B W,  W = ceil(n / B): row r of batch i + 1 continues row r
 
 Every token of every document is a target exactly once a pass. Weights are 0 where the target is a separator or lies

@@ -52,31 +52,31 @@ class Stream:
 
     Args:
       tokens: all documents end to end, without separators; unused stretches are allowed.
-      begins_N, lengths_N: int64, where document n starts in `tokens` and how many tokens it has (>= 1).
+      begins, lengths: int64 [N], where document n starts in `tokens` and how many tokens it has (>= 1).
       bos: the id of the begin-of-document token.
-      table_V: UTF-8 bytes of each id, used where `counts` is None.
+      table: float32 [V], UTF-8 bytes of each id, used where `counts` is None.
       counts: bytes of every single token, aligned with `tokens` (tokenizers whose ids have no fixed length).
       text: the raw bytes of the documents end to end, or None (token files).
-      text_lengths_N: int64 bytes of each document in `text`.
+      text_lengths: int64 [N], bytes of each document in `text`.
     """
 
     tokens: np.ndarray | Concatenation
-    begins_N: np.ndarray
-    lengths_N: np.ndarray
+    begins: np.ndarray
+    lengths: np.ndarray
     bos: int
-    table_V: np.ndarray
+    table: np.ndarray
     counts: np.ndarray | None = None
     text: np.ndarray | None = None
-    text_lengths_N: np.ndarray | None = None
+    text_lengths: np.ndarray | None = None
 
     @cached_property
     def offsets(self) -> np.ndarray:
         """Position of every document's BOS, and the length of the stream: int64 [N + 1]."""
-        return np.concatenate([[0], np.cumsum(self.lengths_N + 1)]).astype(np.int64)
+        return np.concatenate([[0], np.cumsum(self.lengths + 1)]).astype(np.int64)
 
     @cached_property
     def _shift(self) -> np.ndarray:
-        return np.append(self.begins_N - self.offsets[:-1] - 1, 0)
+        return np.append(self.begins - self.offsets[:-1] - 1, 0)
 
     @cached_property
     def _store(self) -> Concatenation:
@@ -88,7 +88,7 @@ class Stream:
 
     @property
     def documents(self) -> int:
-        return len(self.lengths_N)
+        return len(self.lengths)
 
     @property
     def text_bytes(self) -> int:
@@ -102,10 +102,10 @@ class Stream:
         predicted = (places > 0) & (segments < self.documents)
         indices = np.where(predicted, positions + self._shift[segments], 0)
         tokens = np.where(predicted, self._store.take(indices), self.bos).astype(np.int32)
-        sizes = self.table_V[tokens] if self.counts is None else self.counts[indices]
+        sizes = self.table[tokens] if self.counts is None else self.counts[indices]
         sizes = np.where(predicted, sizes, 0).astype(np.float32)
         return Cells(tokens, segments.astype(np.int32), places.astype(np.int32), sizes, predicted)
 
     def document(self, n: int) -> np.ndarray:
         """Tokens of document n without its BOS, int32."""
-        return self._store.take(np.arange(self.begins_N[n], self.begins_N[n] + self.lengths_N[n]))
+        return self._store.take(np.arange(self.begins[n], self.begins[n] + self.lengths[n]))

@@ -1,0 +1,171 @@
+"""Files of documents: text (one document a file), .jsonl and .parquet (one document a row), each perhaps gzipped.
+
+A path names one file, a folder (searched recursively, hidden files left out) or a glob. Every failure is one line with
+the file, and the line in it where there is one.
+"""
+
+import glob
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from paperlab.config import ConfigError
+from paperlab.data.documents import Document, path_hash, row_hashes
+
+TEXT_SUFFIXES = frozenset(
+    [
+        ".txt",
+        ".text",
+        ".md",
+        ".rst",
+        ".tex",
+        ".py",
+        ".pyi",
+        ".c",
+        ".h",
+        ".cc",
+        ".cpp",
+        ".hpp",
+        ".cu",
+        ".java",
+        ".js",
+        ".ts",
+        ".go",
+        ".rs",
+        ".jl",
+        ".r",
+        ".sh",
+        ".html",
+        ".xml",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".yaml",
+        ".yml",
+        ".toml",
+    ]
+)
+ROW_SUFFIXES = frozenset({".jsonl", ".parquet"})
+
+
+def from_path(path: str, text_field: str, field: str) -> Iterator[Document]:
+    """Documents of the files that `path` names."""
+    files, root = find_files(path, field)
+    several = len(files) > 1
+    for file in files:
+        name = file.relative_to(root).as_posix()
+        if suffix(file) not in ROW_SUFFIXES:
+            yield Document(name, _text(file), path_hash(name))
+            continue
+        rows = list(_ROWS[suffix(file)](file, text_field))
+        hashes = row_hashes(len(rows), path_hash(name) if several else 0)
+        yield from (Document(f"{name}#{i}", row, int(h)) for i, (row, h) in enumerate(zip(rows, hashes, strict=True)))
+
+
+def find_files(path: str, field: str = "data.path") -> tuple[list[Path], Path]:
+    """Files that a file name, a folder or a glob stands for, sorted, and the folder their names are relative to."""
+    start = Path(path).expanduser()
+    try:
+        if start.is_file():
+            return [start], start.parent
+        if start.is_dir():
+            known = TEXT_SUFFIXES | ROW_SUFFIXES | {".bin"}
+            files = sorted(f for f in start.rglob("*") if suffix(f) in known and not _hidden(f, start) and f.is_file())
+            root = start
+        else:
+            files = sorted(Path(f) for f in glob.glob(str(start), recursive=True) if Path(f).is_file())
+            root = _common_folder(files)
+    except OSError as error:
+        raise ConfigError(f"{field}: cannot read {path}: {error.strerror or error}") from None
+    if not files and start.is_dir():
+        raise ConfigError(f"{field}: no text in {path}: a folder is searched for .txt .md .py .jsonl .parquet .bin ...")
+    if not files:
+        raise ConfigError(f"{field}: {path} does not exist: give a file, a folder or a glob")
+    if len({suffix(f) == ".bin" for f in files}) > 1:
+        raise ConfigError(f"{field}: {path} mixes .bin token files with text: name one kind by a glob such as '*.bin'")
+    return files, root
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file, gunzipped if it is called .gz; every failure is one line."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"cannot read {path}: {reason}") from None
+
+
+def text_of(row: object, text_field: str, where: str) -> bytes:
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where} is not an object: write one {{{json.dumps(text_field)}: ...}} a line")
+    if text_field not in row:
+        raise ConfigError(
+            f"{where} has no field {text_field!r}: set data.text_field to one of {', '.join(map(str, row))}"
+        )
+    value = row[text_field]
+    if value is None:
+        return b""
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: data.text_field={text_field!r} is a {type(value).__name__}, not a text")
+    return value.encode("utf-8", "replace")
+
+
+def _text(file: Path) -> bytes:
+    content = read_bytes(file)
+    if (zero := content.find(b"\0")) >= 0:
+        raise ConfigError(
+            f"{file} is binary (a zero byte at offset {zero}): data.path takes text, .jsonl, .parquet, .bin"
+        )
+    return content
+
+
+def _jsonl(file: Path, text_field: str) -> Iterator[bytes]:
+    for number, line in enumerate(read_bytes(file).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{file}: line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{where} is not JSON: {error}") from None
+        yield text_of(row, text_field, where)
+
+
+def _parquet(file: Path, text_field: str) -> Iterator[bytes]:
+    try:
+        from pyarrow import lib, parquet
+    except ImportError:
+        raise ConfigError(f"{file}: .parquet needs the package pyarrow: pip install 'paperlab[parquet]'") from None
+    try:
+        table = parquet.ParquetFile(file)
+        columns = table.schema_arrow.names
+        if text_field not in columns:
+            raise ConfigError(
+                f"{file} has no column {text_field!r}: set data.text_field to one of {', '.join(columns)}"
+            )
+        for batch in table.iter_batches(columns=[text_field]):
+            for row in batch.to_pylist():
+                yield text_of(row, text_field, str(file))
+    except (OSError, lib.ArrowException) as error:
+        raise ConfigError(f"cannot read {file}: {str(error).splitlines()[0]}") from None
+
+
+_ROWS = {".jsonl": _jsonl, ".parquet": _parquet}
+
+
+def suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _common_folder(files: list[Path]) -> Path:
+    folders = [f.parent for f in files] or [Path()]
+    root = folders[0]
+    while not all(f.is_relative_to(root) for f in folders):
+        root = root.parent
+    return root
