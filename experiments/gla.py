@@ -73,7 +73,7 @@ def mqar(config: ConfigDict) -> None:
         config.task = task
     config.task.update(sequence_length=64, num_pairs=8, vocab_size=64)
     config.model.update(width=64, depth=2, heads=2)
-    config.mixers.gla.short_conv = 4
+    config.mixers.gla.short_conv = True
     config.data.update(sequence_length=64, batch_size=64)
     config.train.update(steps=2000, checkpoint_every=500)
     config.optim.update(lr=3e-3, weight_decay=0.01)
@@ -83,8 +83,7 @@ def mqar(config: ConfigDict) -> None:
 def _paper(config: ConfigDict) -> None:
     """Section 5.1: SlimPajama in token files of the Mistral tokenizer, AdamW, cosine from and to 3e-5, clip 1."""
     config.model.update(dtype="bfloat16", remat="full", ffn_multiple=256)
-    config.data.update(source="files", path="slimpajama/*.bin", sequence_length=2048)
-    config.task.vocab_size = 32_000
+    config.data.update(source="files", path="slimpajama/*.bin", vocab_size=32_000, sequence_length=2048)
     config.optim.update(lr=3e-4, start_lr=0.1, final_lr=0.1, weight_decay=0.01, clip=1.0)
     config.train.checkpoint_every = 1000
     config.evaluators.val.update(every=1000, batches=64)

@@ -25,7 +25,6 @@ from paperlab.discovery import find
 
 DEFAULTS = {
     "carry_state": False,
-    "vocab_size": 0,  # 0: what the tokenizer says
     "z_loss": 0.0,
 }
 
@@ -45,8 +44,6 @@ class LanguageModelling:
         self.carry_state = config.task.carry_state
         if self.carry_state and config.data.order != "contiguous":
             raise ConfigError('config.task.carry_state=True needs config.data.order="contiguous"')
-        if self.carry_state and config.train.micro_batches > 1:
-            raise ConfigError("config.task.carry_state=True keeps a state for each row: set config.train.micro_batches=1")
 
     @cached_property
     def corpus(self) -> text.Corpus:
@@ -58,7 +55,7 @@ class LanguageModelling:
 
     @cached_property
     def vocab_size(self) -> int:
-        return self.config.task.vocab_size or self.tokenizer.vocab_size
+        return text.vocab_size(self.config.data)
 
     @cached_property
     def model(self) -> Any:
@@ -66,7 +63,9 @@ class LanguageModelling:
 
     @property
     def sharding(self) -> tuple:
-        return find("models", self.config.model.name).SHARDING
+        return self.model.sharding()
+
+    row_state = ((r"^carry/", 1),)  # the models stack their layers before the rows
 
     @property
     def tokens_per_batch(self) -> int:
@@ -79,8 +78,10 @@ class LanguageModelling:
         return {name: jax.ShapeDtypeStruct(shape, d) for name, d in {**whole, "weights": jnp.float32, "bytes": jnp.float32}.items()}
 
     def flops_per_batch(self, params: Any) -> float:
-        """Model FLOPs of one training step, 6 per parameter and token (Kaplan et al. 2020), embeddings left out if untied."""
-        return 6.0 * self.tokens_per_batch * find("models", self.config.model.name).matmul_parameters(self.config, params)
+        """Model FLOPs of one training step, 6 per parameter and token (Kaplan et al. 2020); a table only looked up is left out."""
+        tree = params["params"]
+        looked_up = tree["embedding"].size if "head" in tree else 0
+        return 6.0 * self.tokens_per_batch * (sum(leaf.size for leaf in jax.tree.leaves(tree)) - looked_up)
 
     def init(self, key: jax.Array, batch: dict) -> tuple[Any, Any]:
         """Parameters, and the carried state (an empty dict where none is carried)."""
@@ -122,7 +123,7 @@ class LanguageModelling:
             split,
             sequence_length=data.sequence_length,
             batch_size=data.batch_size,
-            order=data.order if split == "train" else "sequential",
+            order=data.order,
             seed=data.shuffle_seed,
             process_index=process_index,
             process_count=process_count,
@@ -132,7 +133,7 @@ class LanguageModelling:
         """The corpus (bytes, sha256) and what simple models and compressors reach on the same validation bytes."""
         from paperlab.data import baselines
 
-        return {"corpus": self.corpus.describe(), "baselines": baselines.compute(self.corpus)}
+        return {"corpus": self.corpus.summary(), "baselines": baselines.compute(self.corpus)}
 
     def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
         """Writes `samples.txt`: continuations of the first validation bytes and of nothing, and the tokenizer beside it."""
