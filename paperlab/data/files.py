@@ -4,48 +4,20 @@ A path names one file, a folder (searched recursively, hidden files left out) or
 the file, and the line in it where there is one.
 """
 
+import contextlib
 import glob
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from paperlab.config import ConfigError
 from paperlab.data.documents import Document, path_hash, row_hashes
 
-TEXT_SUFFIXES = frozenset(
-    [
-        ".txt",
-        ".text",
-        ".md",
-        ".rst",
-        ".tex",
-        ".py",
-        ".pyi",
-        ".c",
-        ".h",
-        ".cc",
-        ".cpp",
-        ".hpp",
-        ".cu",
-        ".java",
-        ".js",
-        ".ts",
-        ".go",
-        ".rs",
-        ".jl",
-        ".r",
-        ".sh",
-        ".html",
-        ".xml",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".yaml",
-        ".yml",
-        ".toml",
-    ]
-)
+_PROSE = ("txt", "text", "md", "rst", "tex", "html", "xml", "csv", "tsv", "yaml", "yml", "toml")
+_CODE = ("py", "pyi", "c", "h", "cc", "cpp", "hpp", "cu", "java", "js", "ts", "go", "rs", "jl", "r", "sh")
+TEXT_SUFFIXES = frozenset(f".{name}" for name in (*_PROSE, *_CODE))
 ROW_SUFFIXES = frozenset({".jsonl", ".parquet"})
 
 
@@ -78,6 +50,8 @@ def find_files(path: str, field: str = "data.path") -> tuple[list[Path], Path]:
             root = _common_folder(files)
     except OSError as error:
         raise ConfigError(f"{field}: cannot read {path}: {error.strerror or error}") from None
+    if any(suffix(f) == ".bin" for f in files):
+        files = [f for f in files if suffix(f) != ".json"]  # their descriptions
     if not files and start.is_dir():
         raise ConfigError(f"{field}: no text in {path}: a folder is searched for .txt .md .py .jsonl .parquet .bin ...")
     if not files:
@@ -88,11 +62,18 @@ def find_files(path: str, field: str = "data.path") -> tuple[list[Path], Path]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file, gunzipped if it is called .gz; every failure is one line."""
-    try:
+    """A file, gunzipped if it is called .gz."""
+    with _reading(path):
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError) as error:
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Every failure to read is one line."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(f"cannot read {path}: {reason}") from None
 
@@ -122,15 +103,16 @@ def _text(file: Path) -> bytes:
 
 
 def _jsonl(file: Path, text_field: str) -> Iterator[bytes]:
-    for number, line in enumerate(read_bytes(file).split(b"\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{file}: line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where} is not JSON: {error}") from None
-        yield text_of(row, text_field, where)
+    with _reading(file), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{file}: line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"{where} is not JSON: {error}") from None
+            yield text_of(row, text_field, where)
 
 
 def _parquet(file: Path, text_field: str) -> Iterator[bytes]:
