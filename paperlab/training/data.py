@@ -1,0 +1,66 @@
+"""From a task's local batches to global arrays on the mesh, read ahead by threads.
+
+Batch i is a function of i alone, so a run resumes from one integer, on any number of processes.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from paperlab.training.mesh import batch_sharding, process_share
+from paperlab.training.protocol import Batch, Task
+
+READ_AHEAD = 2  # batches that wait on the devices
+
+
+def open_split(task: Task, split: str, mesh: Mesh) -> Any:
+    """The MapDataset of this process's share of a split."""
+    index, count = process_share(mesh)
+    return task.data(split, index, count)
+
+
+def global_batches(dataset: Any, mesh: Mesh, *, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    """Batches start, start + 1, ... as global arrays; the next ones are read and sent while the caller computes."""
+    import grain
+
+    chosen = dataset[start:stop]
+    if len(chosen) == 0:
+        return
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    waiting: deque[Batch] = deque()
+    for local in chosen.to_iter_dataset(options):
+        waiting.append(to_global(local, mesh))
+        if len(waiting) > READ_AHEAD:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def to_global(local: Batch, mesh: Mesh) -> Batch:
+    """This process's rows as its part of global arrays. A short last batch that does not divide is copied to every device."""
+    count = process_share(mesh)[1]
+    sharding = batch_sharding(mesh)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def place(x: Any) -> jax.Array:
+        rows = x.shape[0] * count
+        where = sharding if rows % shards == 0 else NamedSharding(mesh, P())
+        return jax.make_array_from_process_local_data(where, x, (rows, *x.shape[1:]))
+
+    return jax.tree.map(place, local)
+
+
+def batch_spec(task: Task, mesh: Mesh) -> Batch:
+    """Shapes and shardings of one global training batch, from the task's `batch_spec` or else from its first batch."""
+    given = getattr(task, "batch_spec", None)
+    if given is not None:
+        shapes = given()
+    else:
+        count = process_share(mesh)[1]
+        first = open_split(task, "train", mesh)[0]
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] * count, *x.shape[1:]), x.dtype), first)
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)

@@ -1,0 +1,64 @@
+"""Named evaluators: each a split with its own cadence; exact sums over batches and devices.
+
+config.evaluators.<name> = {split, every, batches}: at every `every` steps (0: only at the end) over the first `batches` batches
+(0: all); at the end of a run over the whole split. A metric m of evaluator e is reported as `e_m`, with what the task derives.
+"""
+
+import math
+from typing import Any
+
+import jax
+
+from paperlab.config import ConfigError
+from paperlab.training import data
+from paperlab.training.metrics import Sums, add
+from paperlab.training.protocol import Task, derived
+from paperlab.training.state import TrainState, evaluation_params
+
+
+class Evaluators:
+    """The evaluators of a run, over one jitted `task.evaluate`."""
+
+    def __init__(self, config: Any, task: Task, mesh: Any):
+        self.config, self.task, self.mesh = config.evaluators, task, mesh
+        self.traces = 0
+        self._splits: dict[str, Any] = {}
+        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._evaluate = jax.jit(self._traced, out_shardings=replicated)
+
+    def _traced(self, params: Any, state: Any, batch: Any) -> Any:
+        self.traces += 1
+        return self.task.evaluate(params, state, batch)
+
+    def due(self, step: int) -> list[str]:
+        """Names of those whose cadence hits this step."""
+        return [name for name, one in self.config.items() if one.every and step % one.every == 0]
+
+    def run(self, names: list[str], state: TrainState, *, whole: bool = False) -> dict[str, float]:
+        """{"<name>_<metric>": value} of these evaluators."""
+        found = {}
+        for name in names:
+            batches = 0 if whole else self.config[name].batches
+            means = self._one(name, state, batches)
+            found.update({f"{name}_{metric}": value for metric, value in means.items()})
+        return found
+
+    def everything(self, state: TrainState) -> dict[str, float]:
+        """Every evaluator over the whole of its split."""
+        return self.run(list(self.config), state, whole=True)
+
+    def _one(self, name: str, state: TrainState, batches: int) -> dict[str, float]:
+        split = self.config[name].split
+        if split not in self._splits:
+            self._splits[split] = data.open_split(self.task, split, self.mesh)
+        dataset = self._splits[split]
+        if not 0 < len(dataset) < 2**40:
+            what = "is empty" if len(dataset) == 0 else "never ends"
+            raise ConfigError(f"config.evaluators.{name}.split={split!r}: this split {what}")
+        params, sums, waiting = evaluation_params(state), Sums(), None
+        for batch in data.global_batches(dataset, self.mesh, stop=batches or None):
+            previous, waiting = waiting, self._evaluate(params, state.state, batch)
+            if previous is not None:
+                add(sums, jax.device_get(previous))
+        add(sums, jax.device_get(waiting))
+        return derived(self.task, {metric: t / w if w else math.nan for metric, (t, w) in sums.items()})

@@ -1,0 +1,121 @@
+"""Numbers on their way from the devices to the writers.
+
+The values of step s are fetched after step s + 1 has been dispatched, so the device never waits for the host. A reported metric is
+(sum of sums) / (sum of weights) over the steps since the last report, added in float64.
+"""
+
+import math
+import statistics
+import time
+from typing import Any
+
+import jax
+
+Sums = dict[str, list[float]]
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradient is NaN or infinite."""
+
+
+class Meter:
+    """Sums metrics between reports. `state()` and `restore()` let a resumed run report what an uninterrupted one would."""
+
+    def __init__(self) -> None:
+        self.sums: Sums = {}
+        self._waiting: tuple[int, Any] | None = None
+
+    def push(self, step: int, metrics: Any) -> None:
+        """Takes the device metrics of `step` and adds up those of the step before."""
+        previous, self._waiting = self._waiting, (step, metrics)
+        self._add(previous)
+
+    def flush(self) -> None:
+        """Adds up what is still on the device; waits for it."""
+        previous, self._waiting = self._waiting, None
+        self._add(previous)
+
+    def report(self) -> dict[str, float]:
+        """The means since the last report."""
+        means = {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
+        self.sums = {}
+        return means
+
+    def state(self) -> Sums:
+        return {name: list(pair) for name, pair in self.sums.items()}
+
+    def restore(self, sums: Sums) -> None:
+        self.sums = {name: list(pair) for name, pair in sums.items()}
+
+    def _add(self, waiting: tuple[int, Any] | None) -> None:
+        if waiting is None:
+            return
+        step, metrics = waiting
+        values = jax.device_get(metrics)
+        _refuse_nonfinite(step, values)
+        add(self.sums, values)
+
+
+def _refuse_nonfinite(step: int, values: Any) -> None:
+    bad = float(values["nonfinite"][0])
+    loss, weight = (float(x) for x in values["loss"])
+    if bad or not math.isfinite(loss):
+        norm = float(values["grad_norm"][0])
+        mean = loss / weight if weight else loss
+        raise NonFiniteError(
+            f"step {step}: loss {mean:.6g} and gradient norm {norm:.6g} are not finite ({bad:.0f} entries); lower config.optim.lr, "
+            "set config.optim.clip, or look at the batch"
+        )
+
+
+def add(sums: Sums, values: Any) -> None:
+    """sums += values, for {name: (sum, weight)}."""
+    for name, (total, weight) in values.items():
+        pair = sums.setdefault(name, [0.0, 0.0])
+        pair[0] += float(total)
+        pair[1] += float(weight)
+
+
+class Clock:
+    """Throughput between reports. The first window after a start is left out of the median: it holds the warm-up."""
+
+    def __init__(
+        self, *, per_step: float, unit: str, flops: float | None, peak: float | None, seconds_before: float = 0.0
+    ):
+        self.per_step, self.unit, self.flops, self.peak = per_step, unit, flops, peak
+        self._begin = self._last = time.monotonic()
+        self._before, self._last_step = seconds_before, 0
+        self.rates: list[float] = []
+
+    def start(self, step: int) -> None:
+        self._last, self._last_step = time.monotonic(), step
+
+    def pause(self) -> float:
+        return time.monotonic()
+
+    def resume(self, since: float) -> None:
+        """Takes the time since `pause` (an evaluation, a save) out of the throughput."""
+        self._last += time.monotonic() - since
+
+    def seconds(self) -> float:
+        """Wall time of the run, over all its resumptions."""
+        return self._before + time.monotonic() - self._begin
+
+    def report(self, step: int, steps: int) -> dict[str, float]:
+        """{"tokens_per_second", "steps_per_second", "mfu" where it is known, "seconds", "eta"}."""
+        now = time.monotonic()
+        elapsed, done = max(now - self._last, 1e-9), step - self._last_step
+        self._last, self._last_step = now, step
+        if done < 1:
+            return {}
+        per_second = done / elapsed
+        self.rates.append(per_second)
+        found = {self.unit: per_second * self.per_step, "steps_per_second": per_second, "seconds": self.seconds()}
+        if self.flops and self.peak:
+            found["mfu"] = per_second * self.flops / self.peak
+        return {**found, "eta": (steps - step) / per_second}
+
+    def median(self) -> float | None:
+        """Median tokens (or rows) per second."""
+        rates = self.rates[1:] or self.rates
+        return statistics.median(rates) * self.per_step if rates else None

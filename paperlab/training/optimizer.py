@@ -1,0 +1,144 @@
+"""Optimisers, schedules and rules on parameter paths.
+
+    params <- params - lr(step) * multiplier(path) * (direction(clip(gradient)) + weight_decay * params)
+
+`direction` is an optax transform without a learning rate, so that the rate can be logged, grouped by path, and differ between
+replicas under vmap. Weight decay is decoupled for every optimiser but "adam", which has none. Frozen parameters are taken out
+of the tree before differentiation: they have no gradient and no moments.
+"""
+
+import math
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from paperlab.config import OPTIM, ConfigError
+from paperlab.training import paths
+
+Tree = Any
+
+
+class Optimizer(NamedTuple):
+    """direction: optax transform over the trained leaves; schedule: step -> learning rate; trained: tree of bool;
+    multipliers: tree of float, one a leaf."""
+
+    direction: optax.GradientTransformation
+    schedule: Callable[[jax.Array], jax.Array]
+    trained: Tree
+    multipliers: Tree
+
+
+DIRECTIONS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "adamw": lambda o: optax.scale_by_adam(o.b1, o.b2, o.eps),
+    "adam": lambda o: optax.scale_by_adam(o.b1, o.b2, o.eps),
+    "nadamw": lambda o: optax.scale_by_adam(o.b1, o.b2, o.eps, nesterov=True),
+    "amsgrad": lambda o: optax.scale_by_amsgrad(o.b1, o.b2, o.eps),
+    "radam": lambda o: optax.scale_by_radam(o.b1, o.b2, o.eps),
+    "rmsprop": lambda o: optax.scale_by_rms(decay=o.b2, eps=o.eps),
+    "adagrad": lambda o: optax.scale_by_rss(eps=o.eps),
+    "lion": lambda o: optax.scale_by_lion(o.b1, o.b2),
+    "sgd": lambda o: optax.identity(),
+    "momentum": lambda o: optax.trace(decay=o.b1),
+    "nesterov": lambda o: optax.trace(decay=o.b1, nesterov=True),
+}
+
+
+def make_optimizer(optim: Any, steps: int, params: Tree) -> Optimizer:
+    """The optimiser of `config.optim` for a run of `steps` and parameters of these shapes.
+
+    Raises:
+      ConfigError: unknown name or schedule, a rule that is no regular expression or matches no parameter.
+    """
+    names = list(paths.flatten(params))
+    frozen = _named(optim.freeze, names, "config.optim.freeze")
+    if len(frozen) == len(names):
+        raise ConfigError("config.optim.freeze: every parameter is frozen, nothing is left to train")
+    trained = paths.map_with_name(lambda name, _: name not in frozen, params)
+    direction = optax.chain(*_transforms(optim, names, select(params, trained)))
+    return Optimizer(direction, make_schedule(optim, steps), trained, _multipliers(optim.lr_groups, params))
+
+
+def _transforms(optim: Any, names: list[str], trained: Tree) -> list[optax.GradientTransformation]:
+    if optim.name not in DIRECTIONS:
+        raise ConfigError(f"config.optim.name={optim.name!r}: {_did_you_mean(optim.name, DIRECTIONS)}")
+    default = OPTIM["decay_exclude"]
+    spared = _named(optim.decay_exclude, names, "config.optim.decay_exclude", may_be_empty=default)
+    transforms = [optax.clip_by_global_norm(optim.clip)] if optim.clip > 0 else []
+    transforms.append(DIRECTIONS[optim.name](optim))
+    if optim.weight_decay and optim.name != "adam":
+        decayed = paths.map_with_name(lambda name, _: name not in spared, trained)
+        transforms.append(optax.add_decayed_weights(optim.weight_decay, mask=decayed))
+    return transforms
+
+
+def _named(rules: Any, names: list[str], field: str, may_be_empty: Any = ()) -> set[str]:
+    found: set[str] = set()
+    for rule in (rules,) if isinstance(rules, str) else rules:
+        found |= paths.matches(rule, names, field, may_be_empty=rule in may_be_empty)
+    return found
+
+
+def _multipliers(groups: Any, params: Tree) -> Tree:
+    """The first rule "regex=multiplier" that finds the path decides; 1 where none does."""
+    names, field = list(paths.flatten(params)), "config.optim.lr_groups"
+    chosen: dict[str, float] = {}
+    for group in (groups,) if isinstance(groups, str) else groups:
+        rule, _, factor = group.rpartition("=")
+        try:
+            multiplier = float(factor)
+        except ValueError:
+            multiplier = math.nan
+        if not rule or not multiplier >= 0 or math.isinf(multiplier):
+            raise ConfigError(f"{field}: {group!r} is not of the form 'regex=multiplier', such as 'embedding$=0.1'")
+        for name in paths.matches(rule, names, field):
+            chosen.setdefault(name, multiplier)
+    return paths.map_with_name(lambda name, _: chosen.get(name, 1.0), params)
+
+
+def make_schedule(optim: Any, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Learning rate of step s = 0 .. steps - 1: a linear warm-up of W = round(warmup * steps) steps, then the decay.
+
+        s <  W     lr * (start_lr + (1 - start_lr) (s + 1) / (W + 1))       no step has rate 0
+        s >= W     lr * decay(p),  p = (s - W) / (steps - W),  from 1 at p = 0 towards final_lr at p = 1
+
+    "rsqrt" decays as sqrt((W + 1) / (s + 1)), not below final_lr.
+    """
+    if optim.schedule not in _DECAYS:
+        raise ConfigError(f"config.optim.schedule={optim.schedule!r}: {_did_you_mean(optim.schedule, _DECAYS)}")
+    warm = min(round(optim.warmup * steps), steps)
+    decay, lr, start, final = _DECAYS[optim.schedule], optim.lr, optim.start_lr, optim.final_lr
+
+    def schedule(step: jax.Array) -> jax.Array:
+        s = jnp.asarray(step, jnp.float32)
+        ramp = start + (1 - start) * (s + 1) / (warm + 1)
+        progress = jnp.clip((s - warm) / max(steps - warm, 1), 0, 1)
+        return lr * jnp.where(s < warm, ramp, decay(progress, s, warm, final))
+
+    return schedule
+
+
+_DECAYS: dict[str, Callable] = {
+    "cosine": lambda p, s, warm, final: final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * p)),
+    "linear": lambda p, s, warm, final: 1 - (1 - final) * p,
+    "constant": lambda p, s, warm, final: jnp.ones_like(p),
+    "rsqrt": lambda p, s, warm, final: jnp.maximum(jnp.sqrt((warm + 1) / (jnp.maximum(s, warm) + 1)), final),
+}
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    near = get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+
+
+def select(tree: Tree, chosen: Tree) -> Tree:
+    """The tree with None where `chosen` is False; jax sees only the rest."""
+    return jax.tree.map(lambda keep, leaf: leaf if keep else None, chosen, tree)
+
+
+def merge(selected: Tree, whole: Tree) -> Tree:
+    """The inverse of `select`: leaves of `selected`, and of `whole` where `selected` has None."""
+    return jax.tree.map(lambda a, b: b if a is None else a, selected, whole, is_leaf=lambda leaf: leaf is None)

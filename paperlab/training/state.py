@@ -1,0 +1,29 @@
+"""Everything that a run carries from one step to the next."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+
+class TrainState(NamedTuple):
+    """Saved, sharded and donated as one tree.
+
+    step: int32 [], optimiser steps done.
+    data_index: int32 [], the next global training batch; kept apart from `step`, since a rollback skips data.
+    params: what gradients train (and what is frozen).
+    state: what the task carries and gradients don't train.
+    opt_state: moments of the trained parameters only.
+    ema: exponential moving average of params, or None.
+    """
+
+    step: jax.Array
+    data_index: jax.Array
+    params: Any
+    state: Any
+    opt_state: Any
+    ema: Any
+
+
+def evaluation_params(state: TrainState) -> Any:
+    """The weights to evaluate and to load: the moving average where one is kept."""
+    return state.params if state.ema is None else state.ema
