@@ -71,7 +71,7 @@ def mqar(config: ConfigDict) -> None:
     task = base_config(task="recall").task
     with config.unlocked():
         config.task = task
-    config.task.update(sequence_length=64, num_pairs=8, vocab_size=64)
+    config.task.update(num_pairs=8, vocab_size=64)
     config.model.update(width=64, depth=2, heads=2)
     config.mixers.gla.short_conv = True
     config.data.update(sequence_length=64, batch_size=64)

@@ -1,8 +1,8 @@
 """paperlab: recurrent, recursive, elastic and symbolic networks from 33 papers, in one JAX house.
 
-    import paperlab
-    run = paperlab.load("runs/gla-1a2b3c4d")
-    logits, state = run.model.apply(run.params, tokens)
+import paperlab
+run = paperlab.load("runs/gla-1a2b3c4d")
+logits, state = run.model.apply(run.params, tokens)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -13,6 +13,7 @@ import datetime
 import importlib
 import importlib.util
 import json
+import math
 import pkgutil
 import subprocess
 import sys
@@ -31,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m paperlab.claims", description=__doc__.split("\n")[0])
     parser.add_argument("slugs", nargs="*", metavar="SLUG")
     parser.add_argument("--all", action="store_true", help="every paper that has claims")
-    parser.add_argument("--only", action="append", default=[], metavar="ID", help="a claim's id, or the part before its dot")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="ID", help="a claim's id, or the part before its dot"
+    )
     parser.add_argument("--root", type=Path, default=Path("results/claims"))
     flags = parser.parse_args(argv)
     try:
@@ -59,7 +62,9 @@ def select(slug: str, only: list[str]) -> list[Claim]:
     known = papers_with_claims()
     if slug not in known:
         near = get_close_matches(slug, known, n=1)
-        raise ConfigError(f"no paper {slug!r} has claims: " + (f"did you mean {near[0]!r}?" if near else ", ".join(known)))
+        raise ConfigError(
+            f"no paper {slug!r} has claims: " + (f"did you mean {near[0]!r}?" if near else ", ".join(known))
+        )
     claims = importlib.import_module(f"paperlab.papers.{slug}.claims").CLAIMS
     ids = {claim.id for claim in claims} | {claim.id.split(".")[0] for claim in claims}
     for name in only:
@@ -86,10 +91,9 @@ def run_paper(slug: str, claims: list[Claim], root: Path) -> list[dict[str, Any]
         records.append(record)
         save(slug, record, root / f"{slug}.json", [c.id for c in select(slug, [])])
         mark = "holds " if record["passed"] else "FAILS "
-        baseline = "" if record["baseline"] is None else f", baseline {record['baseline']:.4g}"
-        print(
-            f"  {mark} {claim.id}: {record['value']:.4g} ({record['threshold']}{baseline}), {record['seconds']:.0f} s", flush=True
-        )
+        value, baseline = ("-" if record[name] is None else f"{record[name]:.4g}" for name in ("value", "baseline"))
+        against = f"{record['threshold']}" + ("" if baseline == "-" else f", baseline {baseline}")
+        print(f"  {mark} {claim.id}: {value} ({against}), {record['seconds']:.0f} s", flush=True)
     return records
 
 
@@ -107,8 +111,8 @@ def run_claim(claim: Claim, laboratory: Laboratory, device: str) -> dict[str, An
         "id": claim.id,
         "statement": claim.statement,
         "source": claim.source,
-        "value": outcome.value,
-        "baseline": outcome.baseline,
+        "value": _number(outcome.value),
+        "baseline": None if outcome.baseline is None else _number(outcome.baseline),
         "threshold": str(claim.threshold),
         "passed": passed,
         "per_seed": outcome.per_seed,
@@ -129,6 +133,11 @@ def save(slug: str, record: dict[str, Any], file: Path, order: list[str]) -> Non
     write_atomically(file, json.dumps({"slug": slug, "claims": records}, indent=1) + "\n")
 
 
+def _number(value: float) -> float | None:
+    """JSON has no NaN or infinity: they become null."""
+    return value if math.isfinite(value) else None
+
+
 def _device() -> str:
     import jax
 
@@ -141,7 +150,9 @@ def _git() -> tuple[str, bool]:
 
     def git(*words: str) -> str:
         try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+            done = subprocess.run(
+                ["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+            )
         except OSError:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""

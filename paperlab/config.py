@@ -244,7 +244,11 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"config.{path}={value}: must lie between 0 and 1")
     if train.ema_decay == 1:
         raise ConfigError("config.train.ema_decay=1.0: the average would never move; use 0.999 or less")
-    for path, value in {"optim.lr": optim.lr, "optim.clip": optim.clip, "optim.weight_decay": optim.weight_decay}.items():
+    for path, value in {
+        "optim.lr": optim.lr,
+        "optim.clip": optim.clip,
+        "optim.weight_decay": optim.weight_decay,
+    }.items():
         if not value >= 0:
             raise ConfigError(f"config.{path}={value}: must not be negative")
     for axis in ("data", "fsdp", "tensor"):
@@ -252,9 +256,13 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"config.mesh.{axis}={mesh[axis]}: must be at least 1" + " (or -1)" * (axis == "data"))
     for name, evaluator in config.evaluators.items():
         if evaluator.batches < 0 or evaluator.every < 0:
-            raise ConfigError(f"config.evaluators.{name}: every and batches must not be negative (0 = only at the end, all)")
+            raise ConfigError(
+                f"config.evaluators.{name}: every and batches must not be negative (0 = only at the end, all)"
+            )
     if train.checkpoint_every < 0:
-        raise ConfigError(f"config.train.checkpoint_every={train.checkpoint_every}: must be 0 (only at the end) or more")
+        raise ConfigError(
+            f"config.train.checkpoint_every={train.checkpoint_every}: must be 0 (only at the end) or more"
+        )
     if config.data.get("batch_size", train.micro_batches) % train.micro_batches:
         raise ConfigError(
             f"config.train.micro_batches={train.micro_batches} does not divide config.data.batch_size={config.data.batch_size}"

@@ -37,7 +37,9 @@ def find(kind: str, name: str) -> ModuleType:
     except (ModuleNotFoundError, ValueError):
         found = False
     if not found and "." in name:
-        raise ConfigError(f"there is no module {module_name}; a dotted name is a path below paperlab: papers.<slug>.<file>")
+        raise ConfigError(
+            f"there is no module {module_name}; a dotted name is a path below paperlab: papers.<slug>.<file>"
+        )
     if not found:
         known = names(kind)
         near = get_close_matches(name, known, n=1)

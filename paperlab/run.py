@@ -62,7 +62,10 @@ def _refuse(error: Exception) -> int:
 def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]]]:
     """Splits the command line into flags and `{dotted path: [text, ...]}` of the `--config.` overrides."""
     parser = argparse.ArgumentParser(
-        prog="python -m paperlab.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="python -m paperlab.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument("--workdir", type=Path)

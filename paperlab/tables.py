@@ -133,12 +133,11 @@ def variants(file: Path) -> list[str]:
     if not file.is_file():
         return []
     for node in parsed(file).body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        named = any(isinstance(target, ast.Name) and target.id == "VARIANTS" for target in targets)
-        if named and isinstance(value := getattr(node, "value", None), ast.Dict):
-            keys = [key.value for key in value.keys if isinstance(key, ast.Constant)]
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Dict):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id == "VARIANTS" for target in targets):
+            keys = [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
             return [key for key in keys if isinstance(key, str) and key]
     return []
 
@@ -169,9 +168,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], otherwise: st
     """A Markdown table, or the sentence `otherwise` where there are no rows."""
     if not rows:
         return f"{otherwise}\n"
-    cells = [
-        [" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in (header, ["---"] * len(header), *rows)
-    ]
+    lines = (header, ["---"] * len(header), *rows)
+    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 

@@ -64,7 +64,9 @@ def refuse_other_mathematics(path: Path, old: ConfigDict, new: ConfigDict) -> No
     different = differences(mathematics(old), mathematics(new))
     if different:
         shown = "; ".join(f"config.{name}: {was!r} -> {now!r}" for name, (was, now) in list(different.items())[:8])
-        raise ConfigError(f"{path} holds a run of another configuration ({shown}); choose another --workdir, or undo the change")
+        raise ConfigError(
+            f"{path} holds a run of another configuration ({shown}); choose another --workdir, or undo the change"
+        )
 
 
 def record(path: Path, config: ConfigDict, overrides: dict[str, str], changed: dict[str, Any]) -> None:

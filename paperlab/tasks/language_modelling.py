@@ -74,8 +74,11 @@ class LanguageModelling:
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one global training batch, without opening the corpus."""
         shape = (self.config.data.batch_size, self.config.data.sequence_length)
-        whole = {name: jnp.int32 for name in ("tokens", "targets", "segment_ids", "positions")}
-        return {name: jax.ShapeDtypeStruct(shape, d) for name, d in {**whole, "weights": jnp.float32, "bytes": jnp.float32}.items()}
+        whole = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), jnp.int32)
+        return {
+            name: jax.ShapeDtypeStruct(shape, d)
+            for name, d in {**whole, "weights": jnp.float32, "bytes": jnp.float32}.items()
+        }
 
     def flops_per_batch(self, params: Any) -> float:
         """Model FLOPs of one training step, 6 per parameter and token (Kaplan et al. 2020); a table only looked up is left out."""
@@ -91,14 +94,16 @@ class LanguageModelling:
         rows, length = batch["tokens"].shape
         return params, {"carry": self.model.zero_state(rows, length, jnp.dtype(self.config.model.dtype))}
 
-    def loss(self, params: Any, state: Any, batch: dict, key: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array, dict]:
+    def loss(
+        self, params: Any, state: Any, batch: dict, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict]:
         """Sum of weighted losses in nats, sum of weights, and {metrics, state}."""
         del step
         logits, carried = self._forward(params, batch, state.get("carry"), key)
         nll = _cross_entropy(logits, batch["targets"])
         weights = batch["weights"]
         total = (nll * weights).sum()
-        metrics = _metrics(logits, nll, batch)
+        metrics = self.metrics(logits, nll, batch)
         if self.config.task.z_loss:
             total = total + self.config.task.z_loss * (jax.nn.logsumexp(logits, axis=-1) ** 2 * weights).sum()
         state = {"carry": jax.lax.stop_gradient(carried)} if self.carry_state else state
@@ -108,7 +113,18 @@ class LanguageModelling:
         """(sum, weight) pairs of one batch: loss in nats a token, bits per byte, accuracy. Every row starts from a zero state."""
         del state
         logits, _ = self._forward(params, batch, None, None)
-        return _metrics(logits, _cross_entropy(logits, batch["targets"]), batch)
+        return self.metrics(logits, _cross_entropy(logits, batch["targets"]), batch)
+
+    def metrics(self, logits: jax.Array, nll_BxT: jax.Array, batch: dict) -> Metrics:
+        """(sum, weight) pairs of one batch."""
+        weights = batch["weights"]
+        total = (nll_BxT * weights).sum()
+        right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
+        return {
+            "loss": (total, weights.sum()),
+            "bits_per_byte": (total / math.log(2), (batch["bytes"] * weights).sum()),
+            "accuracy": ((right * weights).sum(), weights.sum()),
+        }
 
     def _forward(self, params: Any, batch: dict, carry: Any, key: jax.Array | None) -> tuple[jax.Array, Any]:
         rngs = {} if key is None else {"dropout": key}
@@ -133,7 +149,7 @@ class LanguageModelling:
         """The corpus (bytes, sha256) and what simple models and compressors reach on the same validation bytes."""
         from paperlab.data import baselines
 
-        return {"corpus": self.corpus.summary(), "baselines": baselines.compute(self.corpus)}
+        return {"corpus": self.corpus.summary(), "baselines": baselines.baselines(self.corpus)}
 
     def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
         """Writes `samples.txt`: continuations of the first validation bytes and of nothing, and the tokenizer beside it."""
@@ -141,7 +157,10 @@ class LanguageModelling:
         from paperlab.models.decoding import generate
 
         length = min(200, 2 * self.config.data.sequence_length)
-        prompts = {"begin of a document": [self.tokenizer.bos], "def ": [self.tokenizer.bos, *self.tokenizer.encode("def ")]}
+        prompts = {
+            "begin of a document": [self.tokenizer.bos],
+            "def ": [self.tokenizer.bos, *self.tokenizer.encode("def ")],
+        }
         pieces = []
         for name, prompt in prompts.items():
             tokens = generate(
@@ -156,14 +175,3 @@ def _cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array
     logits = logits_BxTxV.astype(jnp.promote_types(logits_BxTxV.dtype, jnp.float32))
     chosen = jnp.take_along_axis(logits, targets_BxT[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-
-def _metrics(logits: jax.Array, nll_BxT: jax.Array, batch: dict) -> Metrics:
-    weights = batch["weights"]
-    total = (nll_BxT * weights).sum()
-    right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
-    return {
-        "loss": (total, weights.sum()),
-        "bits_per_byte": (total / math.log(2), (batch["bytes"] * weights).sum()),
-        "accuracy": ((right * weights).sum(), weights.sum()),
-    }

@@ -1,0 +1,65 @@
+"""Multi-query associative recall: after a list of key-value pairs, say the value of every key that comes again.
+
+The loss and the accuracy count the answers only. Any language model takes the task; lengths and rows are the data section's.
+Source: Zoology (arXiv 2312.04927); Figure 4 of arXiv 2312.06635.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from paperlab.data.synthetic import mqar
+from paperlab.tasks import language_modelling
+
+DEFAULTS = {
+    **language_modelling.DEFAULTS,
+    "vocab_size": 64,
+    "num_pairs": 8,
+    "min_pairs": 0,  # 0: every example has num_pairs
+    "power": 0.01,
+    "random_filler": True,
+    "validation_examples": 1024,
+}
+
+
+def make(config: Any) -> "Recall":
+    """The task that `config` describes."""
+    return Recall(config)
+
+
+class Recall(language_modelling.LanguageModelling):
+    """Language modelling on generated sequences of which only the answers are predicted."""
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return self.config.task.vocab_size
+
+    @property
+    def tokenizer(self) -> None:
+        """Tokens are integers; there is no text."""
+        return None
+
+    def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
+        task, data = self.config.task, self.config.data
+        names = ("vocab_size", "num_pairs", "min_pairs", "power", "random_filler", "validation_examples")
+        return mqar.batches(
+            split,
+            batch_size=data.batch_size,
+            seed=data.shuffle_seed,
+            sequence_length=data.sequence_length,
+            process_index=process_index,
+            process_count=process_count,
+            **{name: task[name] for name in names},
+        )
+
+    def metrics(self, logits: Any, nll_BxT: Any, batch: dict) -> language_modelling.Metrics:
+        found = super().metrics(logits, nll_BxT, batch)
+        return {name: found[name] for name in ("loss", "accuracy")}
+
+    def summary(self) -> dict[str, Any]:
+        """Chance: one of the values."""
+        return {"baselines": {"chance_accuracy": 2 / self.vocab_size}}
+
+    def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
+        """Nothing to read in integers."""
+        return {}
