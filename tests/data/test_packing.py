@@ -53,7 +53,8 @@ def test_a_shuffled_epoch_holds_every_window_once_and_the_next_in_another_order(
     epochs = [[windows[e * n + i]["tokens"].tobytes() for i in range(n)] for e in range(2)]
     stream = [cut(corpus.train, np.array([g]), 16)["tokens"].tobytes() for g in range(n)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(stream)
-    assert epochs[0] != epochs[1] and epochs[0] != stream
+    assert epochs[0] != epochs[1]
+    assert epochs[0] != stream
     other = batches(corpus, "train", sequence_length=16, batch_size=1, order="shuffled", seed=4)
     assert [other[i]["tokens"].tobytes() for i in range(n)] != epochs[0]
 
