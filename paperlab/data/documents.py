@@ -84,7 +84,7 @@ def _cut_one(document: Document, share: float) -> tuple[list[Document], list[Doc
     content = document.content
     target = int(len(content) * (1 - share))
     at = content.rfind(b"\n", 0, target) + 1
-    if len(content) - at > 2 * (len(content) - target):  # no line ends near there
+    if not at or len(content) - at > 2 * (len(content) - target):  # no line ends near there
         at = whole_characters(content, target) or len(content)
     train, held_out = document._replace(content=content[:at]), document._replace(content=content[at:])
     return [train], [held_out] if held_out.content else []

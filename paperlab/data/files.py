@@ -89,7 +89,7 @@ def text_of(row: object, text_field: str, where: str) -> bytes:
     if value is None:
         return b""
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: data.text_field={text_field!r} is a {type(value).__name__}, not a text")
+        raise ConfigError(f"{where}: data.text_field={text_field!r} holds the type {type(value).__name__}, not text")
     return value.encode("utf-8", "replace")
 
 
