@@ -20,7 +20,7 @@ def gla(q_BxTxHxK: Array, k_BxTxGxK: Array, v_BxTxGxV: Array, log_alpha_BxTxGxK:
     elif impl == "parallel":
         o, state = reference.parallel(x)
     elif impl in ("auto", "chunked", "associative"):
-        o, state = chunked(x, chunk or 32, sub_chunk or 4)
+        o, state = chunked(x, chunk or 32, sub_chunk or 1, "associative" if impl == "associative" else "chunked")
     else:
         raise ValueError(f"impl={impl!r} is unknown")
     B, T, H, K = q_BxTxHxK.shape

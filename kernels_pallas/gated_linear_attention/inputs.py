@@ -39,8 +39,6 @@ def canonical(q, k, v, log_alpha, log_beta, scale, initial_state, segment_ids) -
     log_beta = _gate("log_beta", log_beta, (B, T, G, V), wide)
     if log_beta is not None and log_beta.shape[-1] != V:  # one decay for the head acts on keys and values alike
         log_alpha, log_beta = log_beta if log_alpha is None else log_alpha + log_beta, None
-    if log_beta is not None and log_alpha is not None and log_alpha.shape[-1] != K:
-        log_alpha, log_beta = None, log_alpha + log_beta
     if initial_state is not None:
         if initial_state.shape != (B, H, K, V):
             raise ValueError(f"initial_state must be [B,H,K,V] = {(B, H, K, V)}, got {initial_state.shape}")

@@ -1,0 +1,47 @@
+"""Decays inside a chunk, from sums of log gates that are never taken back: every exponent is a sum of log gates, so <= 0.
+
+    start_t = exp(g_1 + .. + g_t)                  from the chunk's start up to token t
+    end_t   = exp(g_{t+1} + .. + g_C)              from token t to the chunk's end
+    a pair of neighbouring blocks that meet at m:  exp(g_{t+1} + .. + g_m) before m,  exp(g_{m+1} + .. + g_t) after
+
+Sums of a block twice the size come from those of its halves, so nothing cancels, where differences of one cumulative sum lose digits
+once a strong gate has passed.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from kernels_pallas.gated_linear_attention.layout import halves, joined
+
+
+class Decays(NamedTuple):
+    """All decays of one gate, D channels (1 for a scalar gate)."""
+
+    start: Array  # [...,C,D]
+    end: Array  # [...,C,D]
+    whole: Array  # [...,D]
+    pairs: tuple[tuple[Array, Array], ...]  # (before, after) m, [...,C/(2s),s,D], for s = sub_chunk, 2 sub_chunk, ..., C/2
+    log_inside: Array  # [...,C,D] inclusive sums of log gates inside sub-chunks
+
+
+def decays(log_gate: Array | None, sub_chunk: int) -> Decays | None:
+    """Decays of `log_gate` [...,C,D]; C and `sub_chunk` are powers of two."""
+    if log_gate is None:
+        return None
+    upto, after = log_gate, jnp.zeros_like(log_gate)  # inclusive sums from, exclusive sums to the border of a block
+    log_inside, pairs, size = upto, [], 1
+    while size < log_gate.shape[-2]:
+        if size == sub_chunk:
+            log_inside = upto
+        (upto_1, upto_2), (after_1, after_2) = halves(upto, size), halves(after, size)
+        if size >= sub_chunk:
+            pairs.append((jnp.exp(after_1), jnp.exp(upto_2)))
+        upto = joined(upto_1, upto_2 + upto_1[..., -1:, :])
+        after = joined(after_1 + upto_2[..., -1:, :], after_2)
+        size *= 2
+    if sub_chunk == size:
+        log_inside = upto
+    start = jnp.exp(upto)
+    return Decays(start, jnp.exp(after), start[..., -1, :], tuple(pairs), log_inside)
