@@ -5,7 +5,7 @@
 DEVICE ?= $(shell cat .venv/.device 2>/dev/null || echo cpu)
 CONFIG ?= experiments/gla.py
 ARGS   ?=
-PAPER  ?= $(patsubst paperlab/papers/%/claims.py,%,$(wildcard paperlab/papers/*/claims.py))
+PAPER  ?= --all
 JOBS   ?= logical
 
 PY    := .venv/bin/python
@@ -18,6 +18,7 @@ $(READY): requirements.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(DEVICE)
 
 setup: $(READY)  ## Only set up .venv: make setup [DEVICE=cpu|cuda13|tpu] [PYTHON=/path/to/python3.12]
+	@echo "Ready: .venv, for $(DEVICE)."
 
 run: $(READY)  ## Train the main job: make run [CONFIG=experiments/gla.py:variant] [ARGS="--config.train.steps=100"]
 	@$(PY) -m paperlab.run --config=$(CONFIG) $(ARGS)
@@ -31,7 +32,7 @@ test: lint  ## Lint, types and the whole test suite: make test [ARGS="tests/test
 	@$(PY) -m pytest -n $(JOBS) --maxprocesses=8 --dist=worksteal --durations=20 $(ARGS)
 
 claims: $(READY)  ## Run the papers' claims: make claims [PAPER="gla"] [ARGS="--only=1"]
-	@set -e; for paper in $(PAPER); do $(PY) -m paperlab.claims $$paper $(ARGS); done
+	@$(PY) -m paperlab.claims $(PAPER) $(ARGS)
 
 bench: $(READY)  ## Measure speed, as ratios: make bench [ARGS="step"]
 	@if [ -f paperlab/bench.py ]; then $(PY) -m paperlab.bench $(ARGS); \

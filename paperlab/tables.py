@@ -61,7 +61,7 @@ def papers(root: Path) -> str:
     rows = []
     for slug, room in rooms(root):
         title, arxiv = first_line(room / "__init__.py"), ARXIV.search(docstring(room / "__init__.py"))
-        title = ARXIV.sub("", title).replace("(arXiv )", "").replace("()", "").strip(" .,")
+        title = re.sub(r"\s*\(arXiv:?\s*[\d.]+\)|,?\s*arXiv:?\s*[\d.]+", "", title)
         claims = [claim for claim in read_claims(root, slug) if "passed" in claim]
         passed = sum(bool(claim["passed"]) for claim in claims)
         rows.append(

@@ -43,6 +43,8 @@ def execute(file: Path, timeout: int, save: bool) -> bool:
     client = NotebookClient(
         notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     )
+    client.create_kernel_manager()
+    client.km.transport = "ipc"
     try:
         client.execute()
     except (CellExecutionError, CellTimeoutError) as error:
