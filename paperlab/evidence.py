@@ -3,18 +3,21 @@
 A paper's `claims.py` lists its claims; `python -m paperlab.claims SLUG` runs and records them, failed ones too.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+RELATIONS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge, ">": operator.gt}
+
 
 @dataclass(frozen=True)
 class Threshold:
-    """`value <= number`, `value >= number`, or the same with `number` times the baseline.
+    """`value <= number` or another relation, or the same with `number` times the baseline.
 
     Args:
-      relation: "<=" or ">=".
+      relation: "<", "<=", ">=" or ">".
       number: the bound.
       of_baseline: the bound is `number * baseline`.
     """
@@ -24,15 +27,15 @@ class Threshold:
     of_baseline: bool = False
 
     def __post_init__(self) -> None:
-        if self.relation not in ("<=", ">="):
-            raise ValueError(f"relation {self.relation!r}: use '<=' or '>='")
+        if self.relation not in RELATIONS:
+            raise ValueError(f"relation {self.relation!r}: use one of {', '.join(RELATIONS)}")
 
     def holds(self, value: float, baseline: float | None) -> bool:
         """Whether `value` meets the threshold; a NaN never does."""
         if self.of_baseline and baseline is None:
             raise ValueError("a threshold in terms of the baseline needs a baseline")
         bound = self.number * baseline if self.of_baseline and baseline is not None else self.number
-        return bool(value <= bound if self.relation == "<=" else value >= bound)
+        return bool(RELATIONS[self.relation](value, bound))
 
     def __str__(self) -> str:
         return f"{self.relation} {self.number:g}" + (" x baseline" if self.of_baseline else "")

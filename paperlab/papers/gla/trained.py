@@ -1,7 +1,7 @@
 """Claims 3, 4 and 6: what the gate is worth, what it remembers, and how far the model reads beyond its training length.
 
-All models are arms of `experiments/gla.py`, shrunk so that all CPU claims of the paper fit into 20 minutes of two cores; three seeds
-of an arm train under one vmap of the trainer's step. Perplexities are exp(nats a byte) on the validation files.
+All models are arms of `experiments/gla.py`, shrunk so that all CPU claims of the paper fit into 20 minutes of two cores; three
+seeds of an arm train under one vmap of the trainer's step. Perplexities are exp(nats a byte) on the validation files.
 """
 
 import tempfile
