@@ -16,7 +16,7 @@ from paperlab.layers.norms import RMSNorm
 
 
 class Block(nn.Module):
-    """`mixer` keeps the contract of paperlab.mixers. Dropout acts on both branches wherever an rng "dropout" is given."""
+    """`mixer` keeps the contract of paperlab.mixers. Dropout acts on both branches where an rng "dropout" is given."""
 
     mixer: Any
     width: int

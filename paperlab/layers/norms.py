@@ -11,6 +11,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 
+def at_least_float32(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class RMSNorm(nn.Module):
     eps: float = 1e-6
     affine: bool = True
@@ -18,7 +22,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x32 = x.astype(jnp.float32)
+        x32 = at_least_float32(x)
         y = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
         if self.affine:
             y = y * self.param("scale", nn.initializers.ones, self.shape or x.shape[-1:], jnp.float32)
@@ -32,7 +36,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x32 = x.astype(jnp.float32)
+        x32 = at_least_float32(x)
         x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
         y = x32 * lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
         if self.affine:

@@ -9,8 +9,9 @@ from jax import Array
 
 def rotate(x_BxTxHxD: Array, positions_BxT: Array, theta: float = 10_000.0) -> Array:
     half = x_BxTxHxD.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BxT.astype(jnp.float32)[..., None, None] * frequency
+    dtype = jnp.promote_types(x_BxTxHxD.dtype, jnp.float32)
+    frequency = theta ** (-jnp.arange(half, dtype=dtype) / half)
+    angle = positions_BxT.astype(dtype)[..., None, None] * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    x1, x2 = jnp.split(x_BxTxHxD.astype(jnp.float32), 2, axis=-1)
+    x1, x2 = jnp.split(x_BxTxHxD.astype(dtype), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BxTxHxD.dtype)

@@ -1,8 +1,8 @@
 """Documents packed into one row: where they start, and what a carried state may reach.
 
-A row holds documents one after another; `segment_ids_BxT` changes where one ends. A state carries the id of the last token that
-it has seen, `segment_B` (-1 before the first token). The first token of a call continues that document when the ids are equal or
-the carried one is -1. Without `segment_ids` every token belongs to the carried document.
+A row holds documents one after another; `segment_ids_BxT` changes where one ends. A state carries the id of the last
+token that it has seen, `segment_B` (-1 before the first token). The first token of a call continues that document when
+the ids are equal or the carried one is -1. Without `segment_ids` every token belongs to the carried document.
 """
 
 import jax
@@ -13,7 +13,7 @@ UNKNOWN = -1
 
 
 def document_starts(segment_ids_BxT: Array, segment_B: Array | None = None) -> Array:
-    """bool [B, T]: does a new document start here? Without a carried id the first token continues (there is nothing to drop)."""
+    """bool [B, T]: does a new document start here? Without a carried id the first token continues."""
     first = segment_ids_BxT[:, :1]
     carried = first if segment_B is None else jnp.where(segment_B[:, None] == UNKNOWN, first, segment_B[:, None])
     return segment_ids_BxT != jnp.concatenate([carried, segment_ids_BxT[:, :-1]], axis=1)

@@ -4,9 +4,9 @@
     log alpha_t = logsigmoid(x_t W_down W_up + b) / tau                        gate="channel", the paper's
     y_t = (norm(o_t) * silu(x_t W_r)) W_o
 
-Other gates of the same recurrence: "scalar" (one data-dependent decay a head), "fixed" (RetNet's constants 1 - 2^(-5-head)) and
-"none" (linear attention). `gate_beta` adds the decay of the value channels, S_t = (alpha_t^T beta_t) * S_{t-1} + k_t^T v_t.
-The sequence form runs in chunks (kernels_pallas.gla), the step form keeps S [B, H, K, V] in float32 and nothing that grows.
+Other gates of the same recurrence: "scalar" (one data-dependent decay a head), "fixed" (RetNet's 1 - 2^(-5-head)) and
+"none" (linear attention). `gate_beta` lets value channels decay too: S_t = (alpha_t^T beta_t) * S_{t-1} + k_t^T v_t.
+The sequence form runs in chunks (kernels_pallas.gla); the step form keeps S [B, H, K, V] in float32 and no history.
 """
 
 import flax.linen as nn
@@ -19,13 +19,13 @@ from kernels_pallas import gla, gla_step
 from paperlab.layers.activations import activation
 from paperlab.layers.convolution import ShortConvolution
 from paperlab.layers.linear import linear, xavier_linear
-from paperlab.layers.norms import NORMS
+from paperlab.layers.norms import NORMS, at_least_float32
 from paperlab.layers.segments import UNKNOWN, keep_if_continued, next_segment, runs
 
 SHARDING = (
-    (r"(q|k|v|output_gate|gate_up|beta_up)/kernel$", ("fsdp", "tensor")),
-    (r"(gate_down|beta_down)/kernel$", ("fsdp", None)),
-    (r"out/kernel$", ("tensor", "fsdp")),
+    (r"mixer/(q|k|v|output_gate|gate_up|beta_up)/kernel$", ("fsdp", "tensor")),
+    (r"mixer/(gate_down|beta_down)/kernel$", ("fsdp", None)),
+    (r"mixer/out/kernel$", ("tensor", "fsdp")),
 )
 
 GATES = ("channel", "scalar", "fixed", "none")
@@ -41,7 +41,7 @@ class Mixer(nn.Module):
     """Options:
     expand_k, expand_v: d_k / width and d_v / width.
     kv_heads: heads of k, v and gate, shared by groups of query heads (0: one each).
-    gate, gate_low_rank (0: full rank), gate_temperature (tau), gate_clamp (lower bound of log alpha; 0: none), gate_beta.
+    gate, gate_low_rank (0: full), gate_temperature (tau), gate_clamp (lower bound of log alpha; 0: none), gate_beta.
     norm ("rms", "layer", "none"), norm_affine, norm_per_head (own weights for each head), norm_eps: of o, head by head.
     use_output_gate, output_gate_activation, output_gate_bias; feature_map of q and k.
     short_conv: depthwise causal convolution of conv_width on q, k and v.
@@ -88,8 +88,9 @@ class Mixer(nn.Module):
             self.gate_down = qk(self.gate_low_rank, **qk_options)
         if self.gate in ("channel", "scalar"):
             self.gate_up = qk(G * (K if self.gate == "channel" else 1), bias=True, **qk_options)
+        if self.gate_beta and self.gate_low_rank:
+            self.beta_down = qk(self.gate_low_rank, **qk_options)
         if self.gate_beta:
-            self.beta_down = qk(self.gate_low_rank or self.width, **qk_options)
             self.beta_up = qk(G * V, bias=True, **qk_options)
         if self.short_conv:
             conv = {"width": self.conv_width, "dtype": self.dtype}
@@ -203,10 +204,12 @@ class Mixer(nn.Module):
         return self._log_gate(self.gate_up(down))
 
     def _log_beta(self, x: Array) -> Array | None:
-        return self._log_gate(self.beta_up(self.beta_down(x))) if self.gate_beta else None
+        if not self.gate_beta:
+            return None
+        return self._log_gate(self.beta_up(self.beta_down(x) if self.gate_low_rank else x))
 
     def _log_gate(self, logits: Array) -> Array:
-        log_gate = jax.nn.log_sigmoid(logits.astype(jnp.float32)) / self.gate_temperature
+        log_gate = jax.nn.log_sigmoid(at_least_float32(logits)) / self.gate_temperature
         if self.gate_clamp:
             log_gate = jnp.maximum(log_gate, self.gate_clamp)
         return log_gate.reshape(*logits.shape[:-1], self.kv_heads or self.heads, -1)
@@ -233,5 +236,5 @@ class Mixer(nn.Module):
                 raise ValueError(f"gla: {field}={getattr(self, field)!r}: choose one of {', '.join(allowed)}")
         if self.gate_clamp > 0:
             raise ValueError(
-                f"gla: gate_clamp={self.gate_clamp} bounds log alpha from below: give a negative number, or 0"
+                f"gla: gate_clamp={self.gate_clamp} is a lower bound of log alpha: a negative number, or 0"
             )

@@ -1,1 +1,1 @@
-"""Backbones that belong to no paper, one a file, found by file name: `make(config, vocab_size)`, `DEFAULTS`, `SHARDING`."""
+"""Backbones that belong to no paper, found by file name: `make(config, vocab_size)`, `DEFAULTS`, `SHARDING`."""

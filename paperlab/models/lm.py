@@ -2,14 +2,15 @@
 
     x_0 = E[token],   x_{l+1} = Block_l(x_l),   logits = norm(x_L) W
 
-It knows no mixer: `config.model.mixer` or the pattern `config.model.hybrid` ("gla,gla,attention", repeated over the depth) names
-files in paperlab/mixers. The layers of one mixer lie stacked under `blocks/<mixer>`, and lax.scan runs the pattern over them, so
-that compile time does not grow with depth. A state is {mixer: its states, stacked likewise}: leaves [layer, batch, ...].
+It knows no mixer: `config.model.mixer` or the pattern `config.model.hybrid` ("gla,gla,attention", repeated over the
+depth) names files in paperlab/mixers. The layers of one mixer lie stacked under `blocks/<mixer>`, and lax.scan runs the
+pattern over them. A state is {mixer: its states, stacked likewise}, leaves [layer, batch, ...].
 """
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from paperlab.depth.stack import scan_pattern
 from paperlab.discovery import find
 from paperlab.layers.block import Block
 from paperlab.layers.mlp import ffn_width
@@ -123,7 +125,7 @@ class LanguageModel(nn.Module):
         return self.final_norm(x), state
 
     def step(self, token_B: Array, state: State, position_B: Array | None = None) -> tuple[Array, State]:
-        """One token: logits [B, vocab] and the next state, in time and memory that do not depend on the past of a recurrent mixer."""
+        """One token: logits [B, vocab] and the next state; for recurrent mixers in constant time and memory."""
 
         def call(block, params, x, state, rngs, mutable):
             return block.apply(params, x, state, position_B, rngs=rngs, mutable=mutable, method="step")
@@ -134,7 +136,9 @@ class LanguageModel(nn.Module):
     def head(self, x: Array) -> Array:
         """Logits of x [..., width] in float32; the padding of the vocabulary is cut off."""
         kernel = self.embedding.T if self.tie_embeddings else self.head_kernel
-        logits = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.matmul(
+            x, kernel.astype(self.dtype), preferred_element_type=jnp.promote_types(self.dtype, jnp.float32)
+        )
         return logits[..., : self.vocab_size]
 
     @nn.nowrap
@@ -225,59 +229,6 @@ def _shrink_residual_outputs(params: Any, depth: int) -> Any:
     return jax.tree_util.tree_map_with_path(scaled, params)
 
 
-def scan_pattern(
-    layer: Callable[..., tuple[Array, Any]],
-    pattern: tuple[str, ...],
-    depth: int,
-    x: Array,
-    per_layer: Mapping[str, tuple[Any, Any]],
-    keys: Array | None,
-    remat: Callable[[Any], Any],
-) -> tuple[Array, dict[str, Any]]:
-    """Applies `layer(kind, params, x, state, key) -> (x, out)` along a repeated pattern of kinds.
-
-    `per_layer[kind]` = (params, states), stacked in the order in which the kind occurs; the outs come back stacked in that order. Whole
-    periods run under lax.scan, what is left of the last one is unrolled.
-    """
-
-    def segment(kinds, x, inputs):
-        stacks, keys = inputs
-        outs: dict[str, list] = {kind: [] for kind in kinds}
-        for i, kind in enumerate(kinds):
-            params, state = jax.tree.map(lambda a, n=len(outs[kind]): a[n], stacks[kind])
-            x, out = layer(kind, params, x, state, None if keys is None else keys[i])
-            outs[kind].append(out)
-        return x, {kind: jax.tree.map(lambda *a: jnp.stack(a), *found) for kind, found in outs.items()}
-
-    def part(n_periods, kinds, start):
-        """Inputs of `segment`: those of n_periods whole periods, or of the layers after `start` periods."""
-        counts, period = Counter(kinds), Counter(pattern)
-
-        def cut(a, offset, count):
-            a = a[offset : offset + count * max(n_periods, 1)]
-            return a.reshape(n_periods, count, *a.shape[1:]) if n_periods else a
-
-        stacks = {
-            kind: jax.tree.map(lambda a, k=kind, c=count: cut(a, start * period[k], c), per_layer[kind])
-            for kind, count in counts.items()
-        }
-        return stacks, None if keys is None else cut(keys, start * len(pattern), len(kinds))
-
-    periods, rest = divmod(depth, len(pattern))
-    parts = []
-    if periods:
-        body = remat(lambda x, inputs: segment(pattern, x, inputs))
-        x, out = jax.lax.scan(body, x, part(periods, pattern, 0))
-        parts.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out))
-    if rest:
-        body = remat(lambda x, inputs: segment(pattern[:rest], x, inputs))
-        x, out = body(x, part(0, pattern[:rest], periods))
-        parts.append(out)
-    kinds = {kind for out in parts for kind in out}
-    merged = {kind: [out[kind] for out in parts if kind in out] for kind in kinds}
-    return x, {kind: jax.tree.map(lambda *a: jnp.concatenate(a), *found) for kind, found in merged.items()}
-
-
 def make(config: Any, vocab_size: int) -> LanguageModel:
     """The model that `config.model` and `config.mixers` describe.
 
@@ -294,9 +245,22 @@ def make(config: Any, vocab_size: int) -> LanguageModel:
     if options["dtype"] not in ("float32", "bfloat16", "float16", "float64"):
         raise ValueError(f"model.dtype={options['dtype']!r}: choose float32 or bfloat16")
     options["dtype"] = jnp.dtype(options["dtype"])
-    sections = config["mixers"] if "mixers" in config else {}
+    sections = config.get("mixers", {})
     chosen = tuple(
         MixerChoice(name, tuple(dict(sections[name]).items()) if name in sections else ())
         for name in dict.fromkeys(pattern)
     )
     return LanguageModel(vocab_size, chosen, pattern, **options)
+
+
+def mixers_of(config: Any) -> set[str]:
+    """Names of the mixers that `config` puts into the model."""
+    model = config["model"]
+    return {name.strip() for name in (model["hybrid"] or model["mixer"]).split(",")}
+
+
+def matmul_parameters(params: Any) -> int:
+    """Number of parameters that every token is multiplied with: all but an input embedding that is not the head too."""
+    own = params["params"]
+    looked_up = math.prod(own["embedding"].shape) if "head" in own else 0
+    return sum(math.prod(a.shape) for a in jax.tree.leaves(own)) - looked_up

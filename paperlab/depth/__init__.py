@@ -1,0 +1,1 @@
+"""Depth programs: which layer runs when, with which weights."""

@@ -1,0 +1,172 @@
+"""Causal softmax attention.
+
+    y_i = sum_j softmax_j( q_i . k_j / sqrt(D) ) v_j      over j <= i of the same document, i - j < window where set
+
+Positions enter by rotation of q and k ("rope"), by a learned table added to the input ("learned"), or not at all
+("none"); they count from the start of each document. Heads may share keys and values. The softmax runs in float32.
+
+The state is a ring of M = max_len (or window) keys and values: token t of the stream lies in slot t mod M, so that the
+time of every slot follows from the number of tokens seen. A stream longer than M sees its last M tokens.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from paperlab.layers.linear import linear
+from paperlab.layers.rotary import rotate
+from paperlab.layers.segments import UNKNOWN, document_starts, last_start, next_segment
+
+SHARDING = (
+    (r"mixer/(q|k|v)/kernel$", ("fsdp", "tensor")),
+    (r"mixer/out/kernel$", ("tensor", "fsdp")),
+)
+
+POSITIONS = ("rope", "learned", "none")
+State = dict[str, Array]
+
+
+class Mixer(nn.Module):
+    """Options:
+    kv_heads: heads of k and v, shared by groups of query heads (0: one each).
+    window: tokens that a query sees, itself included (0: all).
+    position ("rope", "learned", "none"); rope_theta; max_positions: rows of the learned table, the last for all beyond.
+    bias: of q, k and v.
+    """
+
+    width: int
+    heads: int
+    dtype: DTypeLike = jnp.float32
+    kv_heads: int = 0
+    window: int = 0
+    position: str = "rope"
+    rope_theta: float = 10_000.0
+    max_positions: int = 2048
+    bias: bool = False
+    init_std: float = 0.02
+
+    def setup(self) -> None:
+        G, D = self.head_sizes()
+        options = {"dtype": self.dtype, "std": self.init_std}
+        self.q = linear(self.heads * D, bias=self.bias, **options)
+        self.k = linear(G * D, bias=self.bias, **options)
+        self.v = linear(G * D, bias=self.bias, **options)
+        self.out = linear(self.width, **options)
+        if self.position == "learned":
+            init = nn.initializers.normal(self.init_std)
+            self.position_table = self.param("position_table", init, (self.max_positions, self.width), jnp.float32)
+
+    @nn.nowrap
+    def head_sizes(self) -> tuple[int, int]:
+        """(G, D): number of key-value heads, channels of a head."""
+        G = self.kv_heads or self.heads
+        if self.width % self.heads or self.heads % G:
+            raise ValueError(
+                f"attention: heads={self.heads} must divide width={self.width}, and kv_heads={G} must divide heads"
+            )
+        D = self.width // self.heads
+        if self.position not in POSITIONS:
+            raise ValueError(f"attention: position={self.position!r}: choose one of {', '.join(POSITIONS)}")
+        if self.position == "rope" and D % 2:
+            raise ValueError(f"attention: rotation needs an even number of channels a head, width / heads is {D}")
+        return G, D
+
+    def __call__(
+        self,
+        x_BxTxD: Array,
+        *,
+        state: State | None = None,
+        segment_ids: Array | None = None,
+        positions: Array | None = None,
+    ) -> tuple[Array, State | None]:
+        B, T, _ = x_BxTxD.shape
+        segment = None if state is None else state["segment"]
+        zero = jnp.zeros((B,), jnp.int32)
+        seen, start = (zero, zero) if state is None else (state["seen"], state["start"])
+        time = seen[:, None] + jnp.arange(T)
+        starts = jnp.broadcast_to(start[:, None], (B, T))
+        if segment_ids is not None:
+            starts = last_start(document_starts(segment_ids, segment), time, start)
+        q, k, v = self._projections(x_BxTxD, time - starts if positions is None else positions)
+        if state is None:
+            return self._attend(q, k, v, self._mask(time, starts, time) if segment_ids is not None else None), None
+        slots = _slot_times(seen, state["k"].shape[1])
+        mask = self._mask(time, starts, jnp.concatenate([slots, time], axis=1))
+        keys, values = (jnp.concatenate([state[n], new.astype(state[n].dtype)], 1) for n, new in (("k", k), ("v", v)))
+        y = self._attend(q, keys.astype(k.dtype), values.astype(v.dtype), mask)
+        return y, {
+            "k": _write(state["k"], k, seen),
+            "v": _write(state["v"], v, seen),
+            "seen": seen + T,
+            "start": starts[:, -1],
+            "segment": next_segment(segment_ids, state["segment"]),
+        }
+
+    def step(self, x_BxD: Array, state: State, position: Array | None = None) -> tuple[Array, State]:
+        seen, start = state["seen"], state["start"]
+        q, k, v = self._projections(x_BxD[:, None], (seen - start if position is None else position)[:, None])
+        keys, values = _write(state["k"], k, seen), _write(state["v"], v, seen)
+        mask = self._mask(seen[:, None], start[:, None], _slot_times(seen + 1, keys.shape[1]))
+        y = self._attend(q, keys.astype(q.dtype), values.astype(q.dtype), mask)
+        return y[:, 0], {**state, "k": keys, "v": values, "seen": seen + 1}
+
+    @nn.nowrap
+    def zero_state(self, batch: int, max_len: int = 0, dtype: DTypeLike | None = None) -> State:
+        """An empty cache for `max_len` tokens (`window` of them where that is less), in `dtype`."""
+        G, D = self.head_sizes()
+        slots = min(max_len, self.window) if self.window else max_len
+        if slots < 1:
+            raise ValueError(f"attention: zero_state needs max_len >= 1, the number of tokens to hold; got {max_len}")
+        # Distinct buffers for k and v, so that a jitted step may be given (donated) both.
+        return {
+            "k": jnp.zeros((batch, slots, G, D), dtype or self.dtype),
+            "v": jnp.zeros((batch, slots, G, D), dtype or self.dtype),
+            "seen": jnp.zeros((batch,), jnp.int32),
+            "start": jnp.zeros((batch,), jnp.int32),
+            "segment": jnp.full((batch,), UNKNOWN, jnp.int32),
+        }
+
+    def _projections(self, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+        """q [B,T,H,D], k [B,T,G,D], v [B,T,G,D]."""
+        if self.position == "learned":
+            table = self.position_table.astype(self.dtype)
+            x = x + table[jnp.minimum(positions, self.max_positions - 1)]
+        G, D = self.head_sizes()
+        q, k, v = (f(x).reshape(*x.shape[:2], n, D) for f, n in ((self.q, self.heads), (self.k, G), (self.v, G)))
+        if self.position == "rope":
+            q, k = rotate(q, positions, self.rope_theta), rotate(k, positions, self.rope_theta)
+        return q, k, v
+
+    def _mask(self, time_BxT: Array, starts_BxT: Array, key_time_BxS: Array) -> Array:
+        """bool [B, 1, T, S]: keys not later, of the same document, within the window."""
+        time, starts, key = time_BxT[:, :, None], starts_BxT[:, :, None], key_time_BxS[:, None, :]
+        mask = (key <= time) & (key >= starts)
+        if self.window:
+            mask &= time - key < self.window
+        return mask[:, None]
+
+    def _attend(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        if mask is not None:
+            y = jax.nn.dot_product_attention(q, k, v, mask=mask)
+        else:
+            window = (self.window - 1, 0) if self.window else None
+            y = jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=window)
+        return self.out(y.reshape(*y.shape[:2], -1))
+
+
+def _slot_times(seen_B: Array, slots: int) -> Array:
+    """int32 [B, M]: the stream time of what lies in each slot of the ring, -1 where nothing does."""
+    last = seen_B[:, None] - 1
+    return jnp.maximum(last - (last - jnp.arange(slots)) % slots, -1)
+
+
+def _write(ring_BxMxGxD: Array, new_BxTxGxD: Array, seen_B: Array) -> Array:
+    """Puts the last M of the new tokens into their slots."""
+    B, M = ring_BxMxGxD.shape[:2]
+    T = new_BxTxGxD.shape[1]
+    n = min(T, M)
+    slot = (seen_B[:, None] + jnp.arange(T - n, T)) % M
+    new = new_BxTxGxD[:, T - n :].astype(ring_BxMxGxD.dtype)
+    return ring_BxMxGxD.at[jnp.arange(B)[:, None], slot].set(new, unique_indices=True)
