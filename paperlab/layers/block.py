@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from paperlab.layers.mlp import SwiGLU
 from paperlab.layers.norms import RMSNorm
+from paperlab.layers.sharding import constrain_rows
 
 
 class Block(nn.Module):
@@ -41,7 +42,7 @@ class Block(nn.Module):
         positions: Array | None = None,
     ) -> tuple[Array, Any]:
         mixed, state = self.mixer(self.mixer_norm(x_BxTxD), state=state, segment_ids=segment_ids, positions=positions)
-        return self._feed_forward(x_BxTxD + self._dropped(mixed)), state
+        return constrain_rows(self._feed_forward(constrain_rows(x_BxTxD + self._dropped(mixed)))), state
 
     def step(self, x_BxD: Array, state: Any, position_B: Array | None = None) -> tuple[Array, Any]:
         mixed, state = self.mixer.step(self.mixer_norm(x_BxD), state, position_B)

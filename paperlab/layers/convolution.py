@@ -36,7 +36,9 @@ class ShortConvolution(nn.Module):
         x = jnp.concatenate([tail_BxWxC.astype(self.dtype), x], axis=1)
         kernel = self.kernel.astype(self.dtype)
         if runs_BxT is None:
-            y = sum(x[:, W - j : W - j + T] * kernel[j] for j in range(self.width))
+            y = x[:, W:] * kernel[0]
+            for j in range(1, self.width):
+                y = y + x[:, W - j : W - j + T] * kernel[j]
             return self._activate(y), x[:, T:].astype(jnp.float32)
         runs = jnp.pad(runs_BxT, ((0, 0), (W, 0)))
         y = x[:, W:] * kernel[0]

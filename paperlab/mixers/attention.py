@@ -9,6 +9,8 @@ The state is a ring of M = max_len (or window) keys and values: token t of the s
 time of every slot follows from the number of tokens seen. A stream longer than M sees its last M tokens.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,11 +51,9 @@ class Mixer(nn.Module):
 
     def setup(self) -> None:
         G, D = self.head_sizes()
-        options = {"dtype": self.dtype, "std": self.init_std}
-        self.q = linear(self.heads * D, bias=self.bias, **options)
-        self.k = linear(G * D, bias=self.bias, **options)
-        self.v = linear(G * D, bias=self.bias, **options)
-        self.out = linear(self.width, **options)
+        dense = partial(linear, dtype=self.dtype, std=self.init_std)
+        self.q, self.k, self.v = (dense(n * D, bias=self.bias) for n in (self.heads, G, G))
+        self.out = dense(self.width)
         if self.position == "learned":
             init = nn.initializers.normal(self.init_std)
             self.position_table = self.param("position_table", init, (self.max_positions, self.width), jnp.float32)

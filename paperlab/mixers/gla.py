@@ -9,6 +9,8 @@ Other gates of the same recurrence: "scalar" (one data-dependent decay a head), 
 The sequence form runs in chunks (kernels_pallas.gla); the step form keeps S [B, H, K, V] in float32 and no history.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,7 @@ class Mixer(nn.Module):
     use_output_gate, output_gate_activation, output_gate_bias; feature_map of q and k.
     short_conv: depthwise causal convolution of conv_width on q, k and v.
     impl, chunk, sub_chunk: of kernels_pallas.gla (0: its default).
-    init: "normal", N(0, init_std), or "xavier" (gain 2^-2.5 for q, k and gates, as in berlino/gated_linear_attention).
+    weight_init: "normal", N(0, init_std), or "xavier" (gain 2^-2.5 on q, k and gates, as in the authors' module).
     """
 
     width: int
@@ -73,36 +75,33 @@ class Mixer(nn.Module):
     impl: str = "auto"
     chunk: int = 0
     sub_chunk: int = 0
-    init: str = "normal"
+    weight_init: str = "normal"
     init_std: float = 0.02
 
     def setup(self) -> None:
         G, K, V = self.head_sizes()
         self._check()
-        qk = xavier_linear if self.init == "xavier" else linear
-        qk_options = {"dtype": self.dtype} | ({} if self.init == "xavier" else {"std": self.init_std})
-        options = {"dtype": self.dtype, "std": self.init_std}
-        self.q, self.k = qk(self.heads * K, **qk_options), qk(G * K, **qk_options)
-        self.v = linear(G * V, **options)
+        dense = partial(linear, dtype=self.dtype, std=self.init_std)
+        small = partial(xavier_linear, dtype=self.dtype) if self.weight_init == "xavier" else dense
+        self.q, self.k, self.v = small(self.heads * K), small(G * K), dense(G * V)
         if self.gate == "channel" and self.gate_low_rank:
-            self.gate_down = qk(self.gate_low_rank, **qk_options)
+            self.gate_down = small(self.gate_low_rank)
         if self.gate in ("channel", "scalar"):
-            self.gate_up = qk(G * (K if self.gate == "channel" else 1), bias=True, **qk_options)
+            self.gate_up = small(G * (K if self.gate == "channel" else 1), bias=True)
         if self.gate_beta and self.gate_low_rank:
-            self.beta_down = qk(self.gate_low_rank, **qk_options)
+            self.beta_down = small(self.gate_low_rank)
         if self.gate_beta:
-            self.beta_up = qk(G * V, bias=True, **qk_options)
+            self.beta_up = small(G * V, bias=True)
         if self.short_conv:
-            conv = {"width": self.conv_width, "dtype": self.dtype}
-            self.q_conv = ShortConvolution(self.heads * K, **conv)
-            self.k_conv = ShortConvolution(G * K, **conv)
-            self.v_conv = ShortConvolution(G * V, **conv)
+            convolution = partial(ShortConvolution, width=self.conv_width, dtype=self.dtype)
+            self.q_conv, self.k_conv = convolution(self.heads * K), convolution(G * K)
+            self.v_conv = convolution(G * V)
         if self.norm != "none":
             shape = (self.heads, V) if self.norm_per_head else (V,)
             self.out_norm = NORMS[self.norm](self.norm_eps, self.norm_affine, shape)
         if self.use_output_gate:
-            self.output_gate = linear(self.heads * V, bias=self.output_gate_bias, **options)
-        self.out = linear(self.width, **options)
+            self.output_gate = linear(self.heads * V, bias=self.output_gate_bias)
+        self.out = linear(self.width)
 
     @nn.nowrap
     def head_sizes(self) -> tuple[int, int, int]:
@@ -130,7 +129,7 @@ class Mixer(nn.Module):
         before = None if state is None else keep_if_continued(state, segment_ids, state["segment"])
         q, k, v, tails = self._projections(x_BxTxD, before, state, segment_ids)
         log_alpha, log_beta = self._log_alpha(x_BxTxD), self._log_beta(x_BxTxD)
-        o, S = gla(
+        o, after = gla(
             q,
             k,
             v,
@@ -145,16 +144,16 @@ class Mixer(nn.Module):
         )
         self._sow(k, log_alpha, o)
         y = self._output(o, x_BxTxD)
-        if state is None:
+        if state is None or after is None:
             return y, None
-        return y, {"S": S, "segment": next_segment(segment_ids, state["segment"]), **tails}
+        return y, {"S": after, "segment": next_segment(segment_ids, state["segment"]), **tails}
 
     def step(self, x_BxD: Array, state: State, position: Array | None = None) -> tuple[Array, State]:
         del position  # the recurrence knows the order
         x = x_BxD[:, None]
         q, k, v, tails = self._projections(x, state, state, None)
         log_alpha, log_beta = self._log_alpha(x), self._log_beta(x)
-        if self.gate in ("channel", "scalar"):
+        if log_alpha is not None and log_alpha.ndim == 4:
             log_alpha = log_alpha[:, 0]
         log_beta = None if log_beta is None else log_beta[:, 0]
         o, S = gla_step(q[:, 0], k[:, 0], v[:, 0], log_alpha, state["S"], log_beta=log_beta)
@@ -230,11 +229,11 @@ class Mixer(nn.Module):
             self.sow("intermediates", "core_out", o)
 
     def _check(self) -> None:
-        choices = {"gate": GATES, "norm": (*NORMS, "none"), "init": ("normal", "xavier")}
+        choices = {"gate": GATES, "norm": (*NORMS, "none"), "weight_init": ("normal", "xavier")}
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"gla: {field}={getattr(self, field)!r}: choose one of {', '.join(allowed)}")
         if self.gate_clamp > 0:
             raise ValueError(
-                f"gla: gate_clamp={self.gate_clamp} is a lower bound of log alpha: a negative number, or 0"
+                f"gla: gate_clamp={self.gate_clamp} must be negative (it bounds log alpha from below), or 0"
             )

@@ -24,6 +24,7 @@ from paperlab.discovery import find
 from paperlab.layers.block import Block
 from paperlab.layers.mlp import ffn_width
 from paperlab.layers.norms import RMSNorm
+from paperlab.layers.sharding import constrain_rows
 
 DEFAULTS = {
     "mixer": "gla",
@@ -124,14 +125,14 @@ class LanguageModel(nn.Module):
         x, state = self._through_blocks(call, self._embed(tokens_BxT), state, REMAT[self.remat])
         return self.final_norm(x), state
 
-    def step(self, token_B: Array, state: State, position_B: Array | None = None) -> tuple[Array, State]:
+    def step(self, token_B: Array, state: State, position_B: Array | None = None) -> tuple[Array, State | None]:
         """One token: logits [B, vocab] and the next state; for recurrent mixers in constant time and memory."""
 
         def call(block, params, x, state, rngs, mutable):
             return block.apply(params, x, state, position_B, rngs=rngs, mutable=mutable, method="step")
 
-        x, state = self._through_blocks(call, self._embed(token_B), state, REMAT["none"])
-        return self.head(self.final_norm(x)), state
+        x, after = self._through_blocks(call, self._embed(token_B), state, REMAT["none"])
+        return self.head(self.final_norm(x)), after
 
     def head(self, x: Array) -> Array:
         """Logits of x [..., width] in float32; the padding of the vocabulary is cut off."""
@@ -177,12 +178,19 @@ class LanguageModel(nn.Module):
         """One layer around mixer `name`, detached: `block.apply({"params": layer}, x, ...)`."""
         options = dict(dict(self.mixers)[name])
         mixer = find("mixers", name).Mixer(self.width, self.heads, self.dtype, **options, parent=None)
-        sizes = {"width": self.width, "ffn_width": ffn_width(self.width, self.ffn_multiple)}
-        shared = {"norm_eps": self.norm_eps, "dropout": self.dropout, "dtype": self.dtype, "init_std": self.init_std}
-        return Block(mixer, **sizes, **shared, parent=None)
+        return Block(
+            mixer,
+            self.width,
+            ffn_width(self.width, self.ffn_multiple),
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            init_std=self.init_std,
+            parent=None,
+        )
 
     def _embed(self, tokens: Array) -> Array:
-        return self.embedding.astype(self.dtype)[tokens]
+        return constrain_rows(self.embedding.astype(self.dtype)[tokens])
 
     def _init_blocks(self, key: Array) -> dict[str, Any]:
         """{mixer: parameters of all its layers, stacked on a leading axis}."""
@@ -237,9 +245,7 @@ def make(config: Any, vocab_size: int) -> LanguageModel:
       vocab_size: number of different tokens.
     """
     options = {**DEFAULTS, **{key: value for key, value in dict(config["model"]).items() if key in DEFAULTS}}
-    named = options.pop("hybrid") or options.pop("mixer")
-    options.pop("mixer", None)
-    pattern = tuple(name.strip() for name in named.split(","))
+    pattern = _pattern(options.pop("mixer"), options.pop("hybrid"))
     if options["remat"] not in REMAT:
         raise ValueError(f"model.remat={options['remat']!r}: choose one of {', '.join(REMAT)}")
     if options["dtype"] not in ("float32", "bfloat16", "float16", "float64"):
@@ -255,8 +261,7 @@ def make(config: Any, vocab_size: int) -> LanguageModel:
 
 def mixers_of(config: Any) -> set[str]:
     """Names of the mixers that `config` puts into the model."""
-    model = config["model"]
-    return {name.strip() for name in (model["hybrid"] or model["mixer"]).split(",")}
+    return set(_pattern(config["model"]["mixer"], config["model"]["hybrid"]))
 
 
 def matmul_parameters(params: Any) -> int:
@@ -264,3 +269,7 @@ def matmul_parameters(params: Any) -> int:
     own = params["params"]
     looked_up = math.prod(own["embedding"].shape) if "head" in own else 0
     return sum(math.prod(a.shape) for a in jax.tree.leaves(own)) - looked_up
+
+
+def _pattern(mixer: str, hybrid: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (hybrid or mixer).split(","))
