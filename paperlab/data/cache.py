@@ -38,8 +38,8 @@ def cached(folder: str, key: str, make: Callable[[], dict[str, np.ndarray]]) -> 
     try:
         for name, array in arrays.items():
             np.save(fresh / f"{name}.npy", array, allow_pickle=False)
-        (fresh / "names").write_text("\n".join(f"{n} {(fresh / f'{n}.npy').stat().st_size}" for n in arrays))
-        if place.exists():  # damaged, or another process was first
+        (fresh / "names").write_text("\n".join(arrays))
+        if place.exists() and _read(place) is None:  # damaged
             shutil.rmtree(place, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.rename(fresh, place)
@@ -53,9 +53,7 @@ def cached(folder: str, key: str, make: Callable[[], dict[str, np.ndarray]]) -> 
 
 def _read(place: Path) -> dict[str, np.ndarray] | None:
     try:
-        listed = [line.rsplit(" ", 1) for line in (place / "names").read_text().splitlines()]
-        if any((place / f"{name}.npy").stat().st_size != int(size) for name, size in listed):
-            return None
-        return {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name, _ in listed}
+        names = (place / "names").read_text().splitlines()
+        return {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
     except (OSError, ValueError):
         return None

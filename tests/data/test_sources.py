@@ -81,7 +81,8 @@ def test_digest_tells_contents_names_and_splits_apart(tmp_path, texts):
         return open_corpus({"path": write("folder", tmp_path / folder, texts), **change}).digest
 
     assert digest("a", texts) == digest("b", texts)
-    assert digest("a", texts) != digest("c", [*texts[:-1], texts[-1] + "!"])
+    assert digest("a", texts) != digest("c", [*texts[:-1], texts[-1].replace("D", "d")])
+    assert digest("a", texts) != digest("d", [texts[-1], *texts[1:-1], texts[0]])
     assert digest("a", texts) != digest("a", texts, validation_share=0.5)
 
 

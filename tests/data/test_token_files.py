@@ -89,13 +89,15 @@ def test_index_is_kept_until_the_file_changes(tmp_path, cache):
     assert open_corpus({"path": path, "cache_dir": cache}).digest != first.digest
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path, cache):
+@pytest.mark.parametrize("damage", [lambda f: f.write_bytes(f.read_bytes()[:-8]), Path.unlink])
+def test_a_damaged_cache_is_made_anew(tmp_path, cache, damage):
     path = write_tokens(tmp_path / "a.bin", flat(DOCUMENTS))
     digest = open_corpus({"path": path, "cache_dir": cache}).digest
-    for file in Path(cache).rglob("*.npy"):
-        file.write_bytes(file.read_bytes()[:-8])
+    for file in list(Path(cache).rglob("*.npy")):
+        damage(file)
     assert open_corpus({"path": path, "cache_dir": cache}).digest == digest
     assert not list(Path(cache).glob("making-*"))
+    assert len(list(Path(cache).rglob("*.npy"))) == 3
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):

@@ -87,6 +87,12 @@ def test_byte_level_ids_have_fixed_lengths(text):
     assert tokenizer.decode(ids) == content.decode()
 
 
+def test_a_token_stands_for_the_bytes_up_to_its_end():
+    ids, sizes = MADE["lower_words"].encode_document("Naïve  CAT the\n".encode())
+    assert ids.tolist() == [3, 2, 1]
+    assert sizes.tolist() == [6, 5, 5]
+
+
 def test_byte_fallback_table_is_one_a_byte():
     tokenizer = MADE["byte_fallback"]
     ids, sizes = tokenizer.encode_document("ab Ω c".encode())
