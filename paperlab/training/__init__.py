@@ -1,1 +1,1 @@
-"""The one trainer: state, step, optimiser, mesh, checkpoints, metrics, writers, loop. It knows the protocol of a task only."""
+"""The one trainer: state, step, optimiser, mesh, checkpoints, metrics, loop. It knows only the protocol of a task."""

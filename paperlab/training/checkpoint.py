@@ -1,10 +1,11 @@
 """Checkpoints that are whole or not there, and that prove it.
 
-    checkpoints/<step>/state/     the train state, the leaf at "params/a/b" under that name (orbax, OCDBT), and `digests`
-    checkpoints/<step>/metadata/  JSON: step, data_index, metrics, config, leaves {path: [shape, dtype]}, and what the loop adds
+    checkpoints/<step>/state/     the train state, each leaf under its path (orbax, OCDBT), and `digests`, one a leaf
+    checkpoints/<step>/metadata/  JSON: step, data_index, metrics, config, leaves {path: [shape, dtype]} ...
 
-A checkpoint is written beside its place in the background and renamed at the end, digests and metadata with it. On restore every
-leaf is digested again: a damaged, half-written or missing one is reported in one line and the one before it is used.
+A checkpoint is written beside its place in the background and renamed at the end, digests and metadata with it. On
+restore every leaf is digested again: a damaged, half-written or missing one is reported in one line and the one before
+it is used.
 """
 
 import hashlib

@@ -40,7 +40,7 @@ def global_batches(dataset: Any, mesh: Mesh, *, start: int = 0, stop: int | None
 
 
 def to_global(local: Batch, mesh: Mesh) -> Batch:
-    """This process's rows as its part of global arrays. A short last batch that does not divide is copied to every device."""
+    """This process's rows as its part of global arrays; a short batch that does not divide is copied to all devices."""
     count = process_share(mesh)[1]
     sharding = batch_sharding(mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -2,8 +2,9 @@
 
     digest(x) = sum_i mix(bits(x_i), i)  mod 2^32,      i the position in row-major order
 
-An integer sum has no order, so it does not depend on the sharding, and it is computed where the array lies. `mix` is a bijection of
-the bits for each i: any change of one element changes the digest for certain, other changes escape with chance 2^-32.
+An integer sum has no order, so it does not depend on the sharding, and it is computed where the array lies. `mix` is a
+bijection of the bits for each i: any change of one element changes the digest for certain, other changes escape with
+chance 2^-32.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """Named evaluators: each a split with its own cadence; exact sums over batches and devices.
 
-config.evaluators.<name> = {split, every, batches}: at every `every` steps (0: only at the end) over the first `batches` batches
-(0: all); at the end of a run over the whole split. A metric m of evaluator e is reported as `e_m`, with what the task derives.
+config.evaluators.<name> = {split, every, batches}: after every `every` steps (0: only at the end) over the first
+`batches` batches (0: all); at the end of a run over the whole split. A metric m of evaluator e is reported as `e_m`,
+with what the task derives.
 """
 
 import math

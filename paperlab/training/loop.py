@@ -1,10 +1,11 @@
 """The one training loop: a config, a work directory and a task in, a trained state and a summary out.
 
-    set up -> resume, or start -> steps, with reports, evaluations and checkpoints between -> final evaluation -> summary
+    set up -> resume or start -> steps, with reports, evaluations and checkpoints between -> final evaluation -> summary
 
-The host runs one step ahead of what it reads: the metrics of step s are fetched when step s + 1 is under way. Before a checkpoint
-is written the metrics so far are read, so that a state with NaN is never saved. Everything that is not a function of (config, step,
-data index) is in the checkpoint; on the same mesh a resumed run equals an uninterrupted one bit for bit.
+The host runs one step ahead of what it reads: the metrics of step s are fetched when step s + 1 is under way. Before a
+checkpoint is written the metrics so far are read, so that a state with NaN is never saved. Everything that is not a
+function of (config, step, data index) is in the checkpoint; on the same mesh a resumed run equals an uninterrupted one
+bit for bit.
 """
 
 import json
@@ -79,6 +80,7 @@ class Run:
         self.meter.restore(notes.get("window", {}))
         self.last: dict[str, float] = notes.get("last", {})
         self.evaluated: dict[str, float] = notes.get("metrics", {})
+        self.fresh: dict[str, float] = {}
         self.progress = Progress(config.train.steps, process=self.process, start=self.step)
         self.writers = Writers(config, workdir, process=self.process, keep_until=self.step)
         if restored is not None:
@@ -188,8 +190,6 @@ class Run:
         self.writers.write(self.step, found)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
         self.progress.say(f"step {self.step}{note}: {shown}")
-
-    fresh: dict[str, float] = {}  # noqa: RUF012
 
     def _save(self) -> None:
         """Saves the state with everything that a resumed run needs; `metrics` are those of this very step."""

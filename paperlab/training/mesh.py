@@ -1,9 +1,9 @@
 """The device mesh, and where every array of the state lives on it.
 
-Axes: "data" copies the parameters, "fsdp" cuts them and gathers them when used, "tensor" cuts the mathematics. Rows of the batch
-lie over data x fsdp. Rules (regex on the path, axes of the trailing dimensions) decide, the first that finds the path:
-`config.mesh.rules`, then the task's `sharding`; a parameter that no rule finds has its largest dimension cut over fsdp. A dimension
-that an axis does not divide is left whole, and the parameter table says so.
+Axes: "data" copies the parameters, "fsdp" cuts them and gathers them when used, "tensor" cuts the mathematics. Rows of
+the batch lie over data x fsdp. Rules (regex on the path, axes of the trailing dimensions) decide, the first that finds
+the path: `config.mesh.rules`, then the task's `sharding`; a parameter that no rule finds has its largest dimension cut
+over fsdp. A dimension that an axis does not divide is left whole, and the parameter table says so.
 """
 
 from typing import Any
@@ -57,13 +57,13 @@ def make_mesh(sizes: Any, devices: list | None = None) -> Mesh:
 
 
 def parse_rules(rules: Any) -> tuple:
-    """("regex=axis,axis", ...) of `config.mesh.rules` as rules; "-" or nothing leaves a dimension whole, "data+fsdp" joins axes."""
+    """`config.mesh.rules`, ("regex=axis,axis", ...), as rules; "-" leaves a dimension whole, "data+fsdp" joins axes."""
     parsed = []
     for rule in (rules,) if isinstance(rules, str) else rules:
-        regex, given, axes = rule.rpartition("=")
-        names = tuple(None if a.strip() in ("", "-") else tuple(a.strip().split("+")) for a in axes.split(","))
+        regex, _, axes = rule.rpartition("=")
+        names = tuple(tuple(a.strip().split("+")) if a.strip() not in ("", "-") else None for a in axes.split(","))
         unknown = {axis for name in names for axis in name or ()} - set(AXES)
-        if not given or unknown:
+        if not regex or unknown:
             raise ConfigError(f"config.mesh.rules: {rule!r} is not of the form 'regex=axis,axis' with axes of {AXES}")
         parsed.append((regex, names))
     return tuple(parsed)
@@ -88,7 +88,7 @@ class Placement:
         return paths.map_with_name(lambda name, _: self._params[name][1], params)
 
     def like_params(self, tree: Tree) -> Tree:
-        """Optimiser state: a leaf whose path ends in a parameter's path and that has its shape lies where the parameter lies."""
+        """Optimiser state: a leaf whose path ends in a parameter's, and of its shape, lies where that lies."""
         return paths.map_with_name(self._like, tree)
 
     def task_state(self, tree: Tree) -> Tree:
@@ -179,8 +179,8 @@ def check_batch(rows: int, mesh: Mesh, micro_batches: int) -> None:
         raise ConfigError(f"config.train.micro_batches={micro_batches} does not divide the {rows} rows of a batch")
     if rows % (shards * micro_batches):
         raise ConfigError(
-            f"config.mesh: {rows} rows of a batch over data x fsdp = {shards} devices x {micro_batches} micro-batches do not come "
-            f"out even; change config.data.batch_size, config.train.micro_batches, or set config.mesh.data"
+            f"config.mesh: {rows} rows of a batch over data x fsdp = {shards} devices, {micro_batches} micro-batches, "
+            "do not come out even; change config.data.batch_size, config.train.micro_batches or config.mesh.data"
         )
 
 

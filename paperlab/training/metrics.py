@@ -1,7 +1,7 @@
 """Numbers on their way from the devices to the writers.
 
-The values of step s are fetched after step s + 1 has been dispatched, so the device never waits for the host. A reported metric is
-(sum of sums) / (sum of weights) over the steps since the last report, added in float64.
+The values of step s are fetched after step s + 1 has been dispatched, so the device never waits for the host. A
+reported metric is (sum of sums) / (sum of weights) over the steps since the last report, added in float64.
 """
 
 import math
@@ -19,7 +19,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Meter:
-    """Sums metrics between reports. `state()` and `restore()` let a resumed run report what an uninterrupted one would."""
+    """Sums metrics between reports; by `state` and `restore` a resumed run reports what an unbroken one would."""
 
     def __init__(self) -> None:
         self.sums: Sums = {}
@@ -39,7 +39,7 @@ class Meter:
         """The means since the last report."""
         means = {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
         self.sums = {}
-        return means
+        return {"loss": means.pop("loss"), **means} if "loss" in means else means
 
     def state(self) -> Sums:
         return {name: list(pair) for name, pair in self.sums.items()}
@@ -63,8 +63,8 @@ def _refuse_nonfinite(step: int, values: Any) -> None:
         norm = float(values["grad_norm"][0])
         mean = loss / weight if weight else loss
         raise NonFiniteError(
-            f"step {step}: loss {mean:.6g} and gradient norm {norm:.6g} are not finite ({bad:.0f} entries); lower config.optim.lr, "
-            "set config.optim.clip, or look at the batch"
+            f"step {step}: loss {mean:.6g} and gradient norm {norm:.6g} are not finite ({bad:.0f} entries); lower "
+            "config.optim.lr, set config.optim.clip, or look at the batch"
         )
 
 

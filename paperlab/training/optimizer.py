@@ -2,9 +2,9 @@
 
     params <- params - lr(step) * multiplier(path) * (direction(clip(gradient)) + weight_decay * params)
 
-`direction` is an optax transform without a learning rate, so that the rate can be logged, grouped by path, and differ between
-replicas under vmap. Weight decay is decoupled for every optimiser but "adam", which has none. Frozen parameters are taken out
-of the tree before differentiation: they have no gradient and no moments.
+`direction` is an optax transform without a learning rate, so that the rate can be logged, grouped by path, and differ
+between replicas under vmap. Weight decay is decoupled for every optimiser but "adam", which has none. Frozen parameters
+are taken out of the tree before differentiation: they have no gradient and no moments.
 """
 
 import math

@@ -33,7 +33,7 @@ PEAKS = {
 
 
 def peak_flops(device: Any) -> float | None:
-    """The longest name in the table that begins the device's kind; None where none does. A TPU v2 or v3 device is one core."""
+    """By the longest name that begins the device's kind; None where none does. A TPU v2 or v3 device is one core."""
     kind = device.device_kind
     known = [name for name in PEAKS if kind == name or kind.startswith((name + " ", name + "-"))]
     return PEAKS[max(known, key=len)] if known else None

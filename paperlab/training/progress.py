@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: a bar with loss, bits per byte, throughput, ETA and MFU; plain lines elsewhere."""
+"""What the person at the terminal sees: a bar with loss, throughput, ETA and MFU; plain lines where there is none."""
 
 import sys
 from collections.abc import Mapping

@@ -3,8 +3,9 @@
     loss     -> (sum, weight, aux)          the trainer minimises  sum over everything / weight over everything
     metric   =  (sum, weight)               reported as sum / weight, exact over micro-batches, batches and devices
 
-A batch is a dict of arrays whose first axis is the row. Gradients never touch `state`: it holds batch statistics, router
-biases, a recurrence carried across segments, a curriculum; it is threaded through micro-batches, saved and sharded.
+A batch is a dict of arrays whose first axis is the row. Gradients never touch `state`: it holds batch statistics,
+router biases, a recurrence carried across segments, a curriculum; it is threaded through micro-batches, saved and
+sharded.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,8 @@ class Task(Protocol):
     """The required part. The optional part, read by `option`, is:
 
     sharding: ((regex on the parameter path, mesh axes of the trailing dimensions), ...)
-    row_state: ((regex on the path in `state`, axis of the rows), ...): leaves of `state` that hold one entry for each row
-        of the batch; micro-batches take their own rows, and the rows are sharded like the batch
+    row_state: ((regex on the path in `state`, axis of the rows), ...): leaves of `state` that hold one entry for each
+        row of the batch; micro-batches take their own rows, and the rows are sharded like the batch
     tokens_per_batch: int, for throughput;  flops_per_batch(params) -> float, for the model FLOPs utilisation
     batch_spec() -> {name: jax.ShapeDtypeStruct} of one global batch, so that a dry run reads no data
     derive({name: float}) -> {name: float}: further numbers from the reported ones, such as perplexity

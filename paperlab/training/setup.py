@@ -1,8 +1,8 @@
 """What must exist before the first step: mesh, shardings, initial state and the compiled step.
 
-The state is initialised under jit with the sharding of every leaf given: no device ever holds the whole of it, and the step
-sees the same layout from the first call to the last, so it compiles once. It is compiled ahead of time: another layout is an
-error, not a second compilation.
+The state is initialised under jit with the sharding of every leaf given: no device ever holds the whole of it, and the
+step sees the same layout from the first call to the last, so it compiles once. It is compiled ahead of time: another
+layout is an error, not a second compilation.
 """
 
 from functools import partial

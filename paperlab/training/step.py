@@ -2,8 +2,9 @@
 
     gradient = (sum over micro-batches and devices of d loss_sum / d params) / (sum over both of weight)
 
-So the number of micro-batches and devices changes only the order of sums. Micro-batch m of M has rows m, m + M, m + 2M, ...:
-on a mesh every device keeps its own rows. The key of a step is fold_in(key, step), of its micro-batch fold_in(that, m).
+So the number of micro-batches and devices changes only the order of sums. Micro-batch m of M has rows m, m + M, m + 2M,
+...: on a mesh every device keeps its own rows. The key of a step is fold_in(key, step), of its micro-batch
+fold_in(that, m).
 """
 
 from collections.abc import Callable
@@ -26,8 +27,8 @@ TrainStep = Callable[..., tuple[TrainState, Metrics]]
 def make_train_step(task: Task, optimizer: Optimizer, *, micro_batches: int = 1, ema_decay: float = 0.0) -> TrainStep:
     """`train_step(state, batch, key, lr_scale=1.0) -> (state, metrics)`, to be jitted, scanned or vmapped.
 
-    metrics: the task's (sum, weight) pairs, "loss", "grad_norm" (before clipping), "learning_rate", and "nonfinite": the number
-    of entries of loss and gradient that are not finite.
+    metrics: the task's (sum, weight) pairs, "loss", "grad_norm" (before clipping), "learning_rate", and "nonfinite":
+    the number of entries of loss and gradient that are not finite.
     """
     gradient = make_gradient(task, optimizer, micro_batches)
 
@@ -37,7 +38,7 @@ def make_train_step(task: Task, optimizer: Optimizer, *, micro_batches: int = 1,
         params, opt_state, rate = update(optimizer, grads, state, lr_scale)
         one = jnp.ones((), jnp.float32)
         own = {
-            "grad_norm": (optax.global_norm(grads), one),
+            "grad_norm": (optax.tree.norm(grads), one),
             "learning_rate": (rate, one),
             "nonfinite": (count_nonfinite((grads, loss)), one),
         }
@@ -103,7 +104,7 @@ def update(optimizer: Optimizer, grads: Tree, state: TrainState, lr_scale: Any) 
 
 
 def move_average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:
-    """ema <- d ema + (1 - d) params with d = min(decay, (1 + step) / (10 + step)), so that short runs forget the start."""
+    """ema <- d ema + (1 - d) params,  d = min(decay, (1 + step) / (10 + step)), so that short runs forget the start."""
     if ema is None:
         return None
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
@@ -121,7 +122,7 @@ def split_batch(batch: Batch, micro_batches: int) -> Batch:
 
 
 def split_rows(task: Task, task_state: Tree, micro_batches: int) -> tuple[Tree, Tree]:
-    """The leaves of `state` that have one entry a row, split like the batch [M, ...] (None elsewhere), and which they are."""
+    """Leaves of `state` with one entry a row, split like the batch [M, ...] (None elsewhere), and which these are."""
     axis = row_axes(task, task_state)
     chosen = jax.tree.map(lambda a: a >= 0, axis)
     split = jax.tree.map(lambda a, x: _split(x, a, micro_batches) if a >= 0 else None, axis, task_state)

@@ -1,4 +1,4 @@
-"""A task of a few hundred numbers: regression by an MLP, uneven weights, a running mean and a count as mutable state."""
+"""A task of a hundred numbers: regression by an MLP, uneven weights, a running mean and a count as mutable state."""
 
 from pathlib import Path
 from typing import Any
