@@ -6,8 +6,9 @@
     gates     d log a_t = sum_{i>=t} (q_i * dq_i - k_i * dk_i) + rowsum_V(S_n+1 * dS_n+1),   i inside the chunk
               d log b_t = sum_{i>=t} (o_i * do_i - v_i * dv_i) + rowsum_K(S_n+1 * dS_n+1)
 
-The gate's sum over the whole rest of the sequence is taken chunk by chunk: what lies behind the chunk's end is the product of the
-state there and its cotangent. Sums stop at a reset. Q, K, V, the gates and the initial state are all that is needed; states are recomputed.
+The gate's sum over the whole rest of the sequence is taken chunk by chunk: what lies behind the chunk's end is the
+product of the state there and its cotangent. Sums stop at a reset. Q, K, V, the gates and the initial state are all
+that is needed; states are recomputed.
 """
 
 from collections.abc import Callable
@@ -27,8 +28,9 @@ def backward(
     """Cotangents of q, k, v, log_alpha, log_beta (chunk layout) and of the initial state [B,G,K,V]."""
     f = flow(x, sub_chunk)
     q, k, v, same = x.q, x.k, x.v, None if x.masks is None else x.masks.same
-    k_end, v_end = times(k, f.end), times(v, f.beta and f.beta.end)
-    q_start, do_start = times(q, f.start), times(do, f.beta and f.beta.start)
+    beta_start, beta_end = (None, None) if f.beta is None else (f.beta.start, f.beta.end)
+    k_end, v_end = times(k, f.end), times(v, beta_end)
+    q_start, do_start = times(q, f.start), times(do, beta_start)
     before, last = pass_states(f.gamma, dot("nbgck,nbgcv->nbgkv", k_end, v_end, v), state)
     dU = dot("nbgrck,nbgrcv->nbgkv", q_start, do_start, v)
     dafter, dinitial = pass_states(f.gamma, dU, dstate, reverse=True)
@@ -38,7 +40,7 @@ def backward(
     dq, dk = weights_backward(dP, q, k, f.alpha, sub_chunk)
     dq += times(dot("nbgrcv,nbgkv->nbgrck", do_start, before, v), f.start)
     dk += times(dot("nbgcv,nbgkv->nbgck", v_end, dafter, v), f.end)
-    dv += times(dot("nbgck,nbgkv->nbgcv", k_end, dafter, v), f.beta and f.beta.end)
+    dv += times(dot("nbgck,nbgkv->nbgcv", k_end, dafter, v), beta_end)
 
     through = jnp.concatenate([before[1:], last[None]]) * dafter
     dlog_alpha = dlog_beta = None
@@ -46,7 +48,7 @@ def backward(
         local = jnp.sum(q * dq, axis=3) - k * dk
         dlog_alpha = _gate_sum(local, jnp.sum(through, axis=-1), x.log_alpha.shape[-1], x.masks)
     if x.log_beta is not None:
-        o = times(dot("nbgrck,nbgkv->nbgrcv", q_start, before, v), f.beta.start) + mix(P, v, f.beta, same)
+        o = times(dot("nbgrck,nbgkv->nbgrcv", q_start, before, v), beta_start) + mix(P, v, f.beta, same)
         local = jnp.sum(o * do, axis=3) - v * dv
         dlog_beta = _gate_sum(local, jnp.sum(through, axis=-2), x.log_beta.shape[-1], x.masks)
     return dq, dk, dv, dlog_alpha, dlog_beta, dinitial

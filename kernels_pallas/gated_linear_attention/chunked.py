@@ -6,10 +6,12 @@ With decays start_t, end_t and gamma of a chunk (decays.py) and the weights P of
     state   S_n+1 = gamma^T * S_n + (K * end)^T V
     intra   O   += P V
 
-A second gate beta on the value channels enters in the same places: S_n+1 = (gamma_a^T gamma_b) * S_n + (K * end_a)^T (V * end_b),
-O_t *= start_b for the inter part, and the squares of P act between V * before_b and O * after_b; halving then goes down to single tokens.
+A second gate beta on the value channels enters in the same places: S_n+1 = (gamma_a^T gamma_b) * S_n + (K * end_a)^T
+(V * end_b), O_t *= start_b for the inter part, and the squares of P act between V * before_b and O * after_b; halving
+then goes down to single tokens.
 
-The states S_n are passed by lax.scan over the chunks, or by an associative scan. Nothing but the inputs is kept for the backward pass.
+The states S_n are passed by lax.scan over the chunks, or by an associative scan. Nothing but the inputs is kept for the
+backward pass.
 """
 
 from functools import partial
@@ -47,50 +49,45 @@ def chunked(x: Inputs, chunk: int, sub_chunk: int, impl: str) -> tuple[Array, Ar
     elif x.log_alpha is None or x.log_alpha.shape[-1] != K:
         sub_chunk = chunk
     if x.state is None:
-        o, state = _chunked(x._replace(state=jnp.zeros((B, G, K, V), _wide(x.q))), chunk, sub_chunk, impl)
+        o, state = _chunked(
+            x, jnp.zeros((B, G, K, V), jnp.promote_types(x.q.dtype, jnp.float32)), chunk, sub_chunk, impl
+        )
         return o, jnp.broadcast_to(state[:, :, None], (B, G, R, K, V))
-    o, state = _chunked(_one_head_a_group(x), chunk, sub_chunk, impl)
+    # Heads that enter with states of their own can't share the states of their group.
+    q, state = x.q.reshape(B, T, G * R, 1, K), x.state.reshape(B, G * R, K, V)
+    k, v = jnp.repeat(x.k, R, axis=2), jnp.repeat(x.v, R, axis=2)
+    log_alpha, log_beta = (None if a is None else jnp.repeat(a, R, axis=2) for a in (x.log_alpha, x.log_beta))
+    o, state = _chunked(Inputs(q, k, v, log_alpha, log_beta, None, x.run), state, chunk, sub_chunk, impl)
     return o.reshape(B, T, G, R, V), state.reshape(B, G, R, K, V)
 
 
-def _one_head_a_group(x: Inputs) -> Inputs:
-    """Heads that enter with states of their own can't share the states of their group."""
-    B, T, G, R, K = x.q.shape
-    own = {name: a if a is None else jnp.repeat(a, R, axis=2) for name, a in x._asdict().items() if name in _SHARED}
-    state = x.state.reshape(B, G * R, K, -1)
-    return x._replace(q=x.q.reshape(B, T, G * R, 1, K), state=state, **own)
-
-
-_SHARED = ("k", "v", "log_alpha", "log_beta")
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _chunked(x: Inputs, chunk: int, sub_chunk: int, impl: str) -> tuple[Array, Array]:
-    """As `chunked`, with one state a group: `x.state` and the result's are [B,G,K,V]."""
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _chunked(x: Inputs, state: Array, chunk: int, sub_chunk: int, impl: str) -> tuple[Array, Array]:
+    """As `chunked`, with one state [B,G,K,V] a group."""
     T, y = x.q.shape[1], to_chunks(x, chunk)
     f = flow(y, sub_chunk)
     beta_start, beta_end = (None, None) if f.beta is None else (f.beta.start, f.beta.end)
     U = dot("nbgck,nbgcv->nbgkv", times(y.k, f.end), times(y.v, beta_end), y.v)
-    before, last = STATE_PASSES[impl](f.gamma, U, x.state)
+    before, last = STATE_PASSES[impl](f.gamma, U, state)
     inter = times(dot("nbgrck,nbgkv->nbgrcv", times(y.q, f.start), before, y.v), beta_start)
     intra = mix(weights(y.q, y.k, f.alpha, sub_chunk), y.v, f.beta, None if y.masks is None else y.masks.same)
     return uncut(inter + intra, T), last
 
 
-def _saved(x: Inputs, chunk: int, sub_chunk: int, impl: str):
-    return _chunked(x, chunk, sub_chunk, impl), x
+def _saved(x: Inputs, state: Array, chunk: int, sub_chunk: int, impl: str):
+    return _chunked(x, state, chunk, sub_chunk, impl), (x, state)
 
 
-def _gradients(chunk: int, sub_chunk: int, impl: str, x: Inputs, cotangents: tuple[Array, Array]):
-    do, dlast = cotangents
-    *gradients, dstate = backward(to_chunks(x, chunk), x.state, cut(do, chunk), dlast, sub_chunk, STATE_PASSES[impl])
-    T, sequences = x.q.shape[1], x[:5]
-    gradients = [None if g is None else uncut(g, T).astype(a.dtype) for g, a in zip(gradients, sequences, strict=True)]
-    return (Inputs(*gradients, dstate, None),)
+def _gradients(chunk: int, sub_chunk: int, impl: str, saved: tuple[Inputs, Array], cotangents: tuple[Array, Array]):
+    (x, state), (do, dlast) = saved, cotangents
+    y, do, pass_states = to_chunks(x, chunk), cut(do, chunk), STATE_PASSES[impl]
+    dq, dk, dv, dlog_alpha, dlog_beta, dstate = backward(y, state, do, dlast, sub_chunk, pass_states)
 
+    def back(gradient: Array, like: Array) -> Array:
+        return uncut(gradient, x.q.shape[1]).astype(like.dtype)
 
-def _wide(a: Array):
-    return jnp.promote_types(a.dtype, jnp.float32)
+    dlog_alpha, dlog_beta = (None if d is None else uncut(d, x.q.shape[1]) for d in (dlog_alpha, dlog_beta))
+    return Inputs(back(dq, x.q), back(dk, x.k), back(dv, x.v), dlog_alpha, dlog_beta, None, None), dstate
 
 
 _chunked.defvjp(_saved, _gradients)

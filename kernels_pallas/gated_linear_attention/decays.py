@@ -1,11 +1,11 @@
-"""Decays inside a chunk, from sums of log gates that are never taken back: every exponent is a sum of log gates, so <= 0.
+"""Decays inside a chunk. Every exponent is a sum of log gates, so <= 0; none is a difference of sums.
 
     start_t = exp(g_1 + .. + g_t)                  from the chunk's start up to token t
     end_t   = exp(g_{t+1} + .. + g_C)              from token t to the chunk's end
     a pair of neighbouring blocks that meet at m:  exp(g_{t+1} + .. + g_m) before m,  exp(g_{m+1} + .. + g_t) after
 
-Sums of a block twice the size come from those of its halves, so nothing cancels, where differences of one cumulative sum lose digits
-once a strong gate has passed.
+Sums of a block twice the size come from those of its halves, so nothing cancels, where differences of one cumulative
+sum lose digits once a strong gate has passed.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Decays(NamedTuple):
     start: Array  # [...,C,D]
     end: Array  # [...,C,D]
     whole: Array  # [...,D]
-    pairs: tuple[tuple[Array, Array], ...]  # (before, after) m, [...,C/(2s),s,D], for s = sub_chunk, 2 sub_chunk, ..., C/2
+    pairs: tuple[tuple[Array, Array], ...]  # before and after m, [...,C/(2s),s,D], for s = sub_chunk, ..., C/2
     log_inside: Array  # [...,C,D] inclusive sums of log gates inside sub-chunks
 
 

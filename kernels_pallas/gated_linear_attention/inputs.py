@@ -2,14 +2,16 @@
 
     q [B,T,G,R,K]   k, log_alpha [B,T,G,K]   v, log_beta [B,T,G,V]   state [B,G,R,K,V]
 
-R = H/G heads share the keys, values and gates of a group (R = 1: multi-head, G = 1: multi-query). A gate is None (no decay),
-or has a last axis of 1 (one decay for the head) or of full width. Gates and states are float32, or float64 for float64 inputs.
+R = H/G heads share the keys, values and gates of a group (R = 1: multi-head, G = 1: multi-query). A gate is None (no
+decay), or has a last axis of 1 (one decay for the head) or of full width. Gates and states are float32, or float64 for
+float64 inputs.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 
 class Inputs(NamedTuple):
@@ -24,7 +26,16 @@ class Inputs(NamedTuple):
     run: Array | None  # [B,T] int32, counts the resets so far: state enters where it is 0
 
 
-def canonical(q, k, v, log_alpha, log_beta, scale, initial_state, segment_ids) -> Inputs:
+def canonical(
+    q: Array,
+    k: Array,
+    v: Array,
+    log_alpha: Array | None,
+    log_beta: Array | None,
+    scale: float | None,
+    initial_state: Array | None,
+    segment_ids: Array | None,
+) -> Inputs:
     """Checks shapes and brings the arguments of `gla` into the form above.
 
     Raises:
@@ -46,9 +57,11 @@ def canonical(q, k, v, log_alpha, log_beta, scale, initial_state, segment_ids) -
     return Inputs(q, k, v, log_alpha, log_beta, initial_state, _runs(segment_ids, B, T))
 
 
-def _check_qkv(q, k, v) -> None:
+def _check_qkv(q: Array, k: Array, v: Array) -> None:
     if not q.ndim == k.ndim == v.ndim == 4:
         raise ValueError(f"q, k and v must be [batch, time, heads, channels], got {q.shape}, {k.shape}, {v.shape}")
+    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in (q, k, v)):
+        raise ValueError(f"q, k and v must be floating point, got {q.dtype}, {k.dtype}, {v.dtype}")
     if 0 in q.shape or 0 in v.shape:
         raise ValueError(f"q, k and v must not be empty, got {q.shape}, {k.shape}, {v.shape}")
     if k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3] or v.shape[:3] != k.shape[:3]:
@@ -57,18 +70,17 @@ def _check_qkv(q, k, v) -> None:
         raise ValueError(f"the {k.shape[2]} heads of k and v must divide the {q.shape[2]} heads of q")
 
 
-def _gate(name: str, gate, full: tuple[int, ...], dtype) -> Array | None:
+def _gate(name: str, gate: Array | None, full: tuple[int, ...], dtype: DTypeLike) -> Array | None:
     """Broadcasts a gate over batch, time and groups; its last axis stays 1 or full."""
     if gate is None:
         return None
-    B, T, G, width = full
     shape = (1,) * (4 - gate.ndim) + gate.shape
     if gate.ndim not in (2, 4) or any(s not in (1, f) for s, f in zip(shape, full, strict=True)):
         raise ValueError(f"{name} must broadcast to {full} from [B,T,G,·] or [G,·], got {gate.shape}")
-    return jnp.broadcast_to(gate.astype(dtype).reshape(shape), (B, T, G, shape[-1]))
+    return jnp.broadcast_to(gate.astype(dtype).reshape(shape), (*full[:3], shape[-1]))
 
 
-def _runs(segment_ids, B: int, T: int) -> Array | None:
+def _runs(segment_ids: Array | None, B: int, T: int) -> Array | None:
     if segment_ids is None:
         return None
     if segment_ids.shape != (B, T):

@@ -5,10 +5,11 @@ triangles, and so on down to `sub_chunk`. A square whose halves meet at m is one
 
     P[i,j] = (q_i * exp(a_i - a_m)) (k_j * exp(a_m - a_j))^T,   j <= m < i
 
-Triangles of size `sub_chunk` are computed pair by pair in log space. With a scalar gate (or none) the whole chunk is one
-triangle, and that is a matmul times D_ij = exp(a_i - a_j).
+Triangles of size `sub_chunk` are computed pair by pair in log space. With a scalar gate (or none) the whole chunk is
+one triangle, and that is a matmul times D_ij = exp(a_i - a_j).
 
-Weights and their cotangents are lists of blocks: the triangles [...,C/c,c,c], then the squares [...,C/(2s),s,s], s = c, 2c, ..., C/2.
+Weights and their cotangents are lists of blocks: the triangles [...,C/c,c,c], then the squares [...,C/(2s),s,s] for
+s = c, 2c, ..., C/2.
 """
 
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def _triangles(q: Array, k: Array, alpha: Decays | None, c: int) -> Array:
     wide = jnp.promote_types(q.dtype, jnp.float32)
     if c == 1:
         return jnp.sum(q.astype(wide) * k[:, :, :, None], axis=-1)[..., None, None]
-    if _is_scalar(alpha):
+    if alpha is None or alpha.log_inside.shape[-1] == 1:
         return dot("nbgrmik,nbgmjk->nbgrmij", blocks(q, c), blocks(k, c), k) * _scalar_decay(alpha, c)
     decay = _pair_decay(alpha, c)
     return jnp.sum(blocks(q, c)[..., :, None, :] * (blocks(k, c)[..., None, :, :] * decay)[:, :, :, None], axis=-1)
@@ -93,7 +94,7 @@ def _triangles_backward(dP: Array, q: Array, k: Array, alpha: Decays | None, c: 
         dP = dP[..., 0]
         return dP * k[:, :, :, None], jnp.sum(dP * q, axis=3)
     q, k = blocks(q, c), blocks(k, c)
-    if _is_scalar(alpha):
+    if alpha is None or alpha.log_inside.shape[-1] == 1:
         dP = dP * _scalar_decay(alpha, c)
         dq, dk = dot("nbgrmij,nbgmjk->nbgrmik", dP, k, k), dot("nbgrmij,nbgrmik->nbgmjk", dP, q, k)
     else:
@@ -101,10 +102,6 @@ def _triangles_backward(dP: Array, q: Array, k: Array, alpha: Decays | None, c: 
         dq = jnp.sum(dP[..., None] * (k[..., None, :, :] * decay)[:, :, :, None], axis=-2)
         dk = jnp.sum(jnp.sum(dP[..., None] * q[..., :, None, :], axis=3) * decay, axis=-3)
     return unblock(dq), unblock(dk)
-
-
-def _is_scalar(alpha: Decays | None) -> bool:
-    return alpha is None or alpha.log_inside.shape[-1] == 1
 
 
 def _scalar_decay(alpha: Decays | None, c: int) -> Array:

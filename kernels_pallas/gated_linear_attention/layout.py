@@ -2,8 +2,8 @@
 
     [B,T,G,D] -> [N,B,G,C,D],   [B,T,G,R,D] -> [N,B,G,R,C,D],   N = ceil(T/C)
 
-The rest of the last chunk is filled with q = k = v = 0 and log gate 0, which leaves the state alone. A reset is a mask, never
-a decay of -inf: sums of log gates run across it unharmed.
+The rest of the last chunk is filled with q = k = v = 0 and log gate 0, which leaves the state alone. A reset is a mask,
+never a decay of -inf: sums of log gates run across it unharmed.
 """
 
 from typing import NamedTuple

@@ -17,7 +17,7 @@ from kernels_pallas.gated_linear_attention.inputs import Inputs
 
 def recurrent(x: Inputs) -> tuple[Array, Array]:
     """One `lax.scan` step a token. Returns o [B,T,G,R,V] and the last state [B,G,R,K,V]."""
-    B, T, G, R, K = x.q.shape
+    B, _, G, R, K = x.q.shape
     V = x.v.shape[-1]
     dtype = jnp.promote_types(x.q.dtype, jnp.float32)
     state = jnp.zeros((B, G, R, K, V), dtype) if x.state is None else x.state
@@ -35,7 +35,9 @@ def recurrent(x: Inputs) -> tuple[Array, Array]:
     return o.swapaxes(0, 1), state
 
 
-def step(q: Array, k: Array, v: Array, log_alpha: Array | None, log_beta: Array | None, state: Array):
+def step(
+    q: Array, k: Array, v: Array, log_alpha: Array | None, log_beta: Array | None, state: Array
+) -> tuple[Array, Array]:
     """q [B,G,R,K], k [B,G,K], v [B,G,V], state [B,G,R,K,V] -> (o [B,G,R,V], state)."""
     q, k, v = (a.astype(state.dtype) for a in (q, k, v))
     if log_alpha is not None:

@@ -1,7 +1,7 @@
 """The states between chunks: S_{n+1} = gamma_n * S_n + U_n, one after the other or as a tree.
 
-    sequential    lax.scan over N chunks
-    associative   lax.associative_scan of the monoid (g1, U1) . (g2, U2) = (g1 g2, g2 U1 + U2): log N steps, for sequence parallelism
+sequential    lax.scan over N chunks
+associative   lax.associative_scan of the monoid (g1, U1) . (g2, U2) = (g1 g2, g2 U1 + U2): log N steps, for sequence parallelism
 """
 
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import Array, lax
 
 
 def sequential(gamma: Array, U: Array, S: Array, reverse: bool = False) -> tuple[Array, Array]:
-    """gamma, U [N,...], S [...] -> (states before each chunk [N,...], state after the last). `reverse`: from the end."""
+    """gamma, U [N,...], S [...] -> (states before each chunk [N,...], last state); `reverse` runs from the end."""
 
     def body(S, chunk):
         gamma_n, U_n = chunk

@@ -1,7 +1,8 @@
 """Token-pair weights applied to values inside a chunk, and the gradient of that.
 
     without a value gate   O = P V,  P one lower triangular matrix
-    with one (beta)        O_i = sum_j P_ij exp(b_i - b_j) * V_j, square by square: O[i] += exp(b_i - b_m) * P[i,j] (exp(b_m - b_j) * V_j)
+    with one (beta)        O_i = sum_j P_ij exp(b_i - b_j) * V_j, square by square:
+                           O[i] += exp(b_i - b_m) * P[i,j] (exp(b_m - b_j) * V_j),   j <= m < i
 
 Pairs of different runs (packed segments) are masked here, forward and backward.
 """
@@ -35,15 +36,15 @@ def mix_backward(
         dP = _masked(dot("nbgriv,nbgjv->nbgrij", do, v, v), same)
         return parts(dP, sub_chunk), dot("nbgrij,nbgriv->nbgjv", _masked(matrix(P), same), do, v)
     P = _masked_parts(P, same)
-    dP = [jnp.sum(do * v[:, :, :, None], axis=-1)[..., None, None]]
+    dblocks = [jnp.sum(do * v[:, :, :, None], axis=-1)[..., None, None]]
     dv = jnp.sum(P[0][..., 0] * do, axis=3)
     for square, (before, after) in zip(P[1:], beta.pairs, strict=True):
         size = square.shape[-1]
         early, late = halves(v, size)[0] * before, halves(do, size)[1] * after[:, :, :, None]
-        dP.append(dot("nbgrmiv,nbgmjv->nbgrmij", late, early, v))
+        dblocks.append(dot("nbgrmiv,nbgmjv->nbgrmij", late, early, v))
         dearly = dot("nbgrmij,nbgrmiv->nbgmjv", square, late, v) * before
         dv += joined(dearly, jnp.zeros_like(dearly))
-    return _masked_parts(dP, same), dv
+    return _masked_parts(dblocks, same), dv
 
 
 def _masked(P: Array, same: Array | None) -> Array:
