@@ -71,6 +71,10 @@ def from_hf(data: ConfigDict, split_name: str) -> Iterator[Document]:
     try:
         if Path(data.hf_name).is_dir() and not list(Path(data.hf_name).glob("*.py")):
             table = datasets.load_from_disk(data.hf_name)
+            if isinstance(table, dict) and split_name not in table:
+                raise LookupError(f"there are only {', '.join(table)}")
+            if not isinstance(table, dict) and split_name != data.hf_split:
+                raise LookupError("the folder holds one split: leave data.hf_validation_split empty")
             table = table[split_name] if isinstance(table, dict) else table
         else:
             streaming = data.max_bytes > 0

@@ -170,6 +170,19 @@ def test_hugging_face_rows(monkeypatch, texts):
         open_corpus({**data, "text_field": "text"})
 
 
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"train": [], "test": []}, "split 'dev': there are only train, test"),
+        ([], "leave data.hf_validation_split empty"),
+    ],
+)
+def test_a_missing_split_of_a_saved_dataset_is_named(monkeypatch, tmp_path, stored, message):
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_from_disk=lambda path: stored))
+    with pytest.raises(ConfigError, match=message):
+        open_corpus({"source": "hf", "hf_name": str(tmp_path), "hf_validation_split": "dev"})
+
+
 def test_vocab_size_is_known_without_the_data():
     assert vocab_size({"path": "nowhere/*.bin", "vocab_size": 32000}) == 32000
     assert vocab_size({}) == 257
