@@ -258,7 +258,7 @@ def model_flops(task: Task, params: Any) -> float | None:
 
 def _evaluate_only(config: Any, workdir: Path, task: Task, ready: setup.Setup) -> dict[str, Any]:
     checkpoints = Checkpoints(workdir, config.checkpoint)
-    restored: Restored | None = checkpoints.restore_latest(ready.shapes)
+    restored: Restored | None = checkpoints.restore_latest(ready.shapes, set_aside=False)
     if restored is None:
         raise ConfigError(f"--eval_only: {workdir} has no good checkpoint")
     step = int(restored.tree.step)

@@ -29,8 +29,10 @@ def plot_curves(workdir: Path, title: str = "") -> Path | None:
         top.plot(*series, color=colour, lw=1.4, marker="o", ms=3.5, label=name.replace("_", " "))
     top.set_title(title or workdir.name, loc="left", fontsize=11, color=INK)
     top.legend(frameon=False, fontsize=9)
-    bottom.plot(*_series(lines, "learning_rate"), color=INK, lw=1.2)
-    bottom.set_yscale("log")
+    rates = _series(lines, "learning_rate")
+    bottom.plot(*rates, color=INK, lw=1.2)
+    if any(rate > 0 for rate in rates[1]):
+        bottom.set_yscale("log")
     bottom.set_ylabel("learning rate", fontsize=9)
     bottom.set_xlabel("step", fontsize=9)
     for axes in (top, bottom):

@@ -126,7 +126,7 @@ def test_rows_that_do_not_come_out_even_are_refused():
     check_batch(16, mesh, 2)
     with pytest.raises(ConfigError, match="12 rows of a batch over data x fsdp = 8"):
         check_batch(12, mesh, 1)
-    with pytest.raises(ConfigError, match="config.train.micro_batches=3"):
+    with pytest.raises(ConfigError, match=r"config.train.micro_batches=3"):
         check_batch(16, mesh, 3)
 
 

@@ -1,0 +1,239 @@
+"""Reading a checkpoint, and making sure that it is what was written.
+
+Every leaf is digested again and compared with what was stored beside it; the metadata carries its own digest. Reasons
+that lie with the machine (memory, permissions) are not taken for damage.
+"""
+
+import gc
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paperlab.config import ConfigError
+from paperlab.training import paths
+from paperlab.training.digest import digests
+
+Tree = Any
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message is one line."""
+
+
+class Restored(NamedTuple):
+    """A verified tree, and the metadata saved with it."""
+
+    tree: Tree
+    metadata: dict[str, Any]
+
+
+def all_steps(directory: Path) -> list[int]:
+    """Steps that have a finished checkpoint, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def restore(path: Path, target: Tree) -> Restored:
+    """Reads and verifies one checkpoint.
+
+    Raises:
+      CheckpointError: it is damaged.  ConfigError: it is sound, but not of this shape.
+    """
+    metadata = read_metadata(path)
+    flat = storable(target)
+    _same_leaves(path, metadata["leaves"], flat)
+    values = _read(path, flat, metadata["leaves"])
+    return Restored(unstorable(target, values), metadata)
+
+
+def restore_params(workdir: Path, *, step: int | None = None, target: Tree | None = None) -> tuple[Tree, int]:
+    """(params, step) of the newest good checkpoint of a run, or of `step`; the moving average where the run kept one.
+
+    Args:
+      target: shapes with shardings to restore onto; without it, onto the default device.
+
+    Raises:
+      ConfigError: there is no such checkpoint, or its parameters are not of this shape.
+      CheckpointError: the one that was asked for is damaged.
+    """
+    directory = Path(workdir).absolute() / "checkpoints"
+    steps = all_steps(directory)
+    if not steps or (step is not None and step not in steps):
+        have = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
+        raise ConfigError(f"{workdir} has no checkpoint{'' if step is None else f' of step {step}'}: {have}")
+    damage: list[str] = []
+    for candidate in [step] if step is not None else reversed(steps):
+        try:
+            return _params_of(directory / str(candidate), target), candidate
+        except CheckpointError as error:
+            if step is not None:
+                raise
+            damage.append(str(error))
+    raise ConfigError(f"{workdir} has no good checkpoint: {'; '.join(damage)}")
+
+
+def _params_of(path: Path, target: Tree | None) -> Tree:
+    leaves = read_metadata(path)["leaves"]
+    part = "ema/" if any(name.startswith("ema/") for name in leaves) else "params/"
+    stored = {name: spec for name, spec in leaves.items() if name.startswith(part)}
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if target is None:
+        shapes = {name: jax.ShapeDtypeStruct(tuple(s), jnp.dtype(d), sharding=here) for name, (s, d) in stored.items()}
+    else:
+        shapes = {part + name: leaf for name, leaf in paths.flatten(target).items()}
+        _same_leaves(path, stored, shapes)
+    values = _read(path, shapes, leaves)
+    values = {name.removeprefix(part): value for name, value in values.items()}
+    return paths.nest(values) if target is None else paths.map_with_name(lambda name, _: values[name], target)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The verified metadata of a checkpoint. Raises CheckpointError when it is missing or damaged."""
+    try:
+        stored = json.loads((path / "metadata" / "metadata").read_text(encoding="utf-8"))
+        metadata = stored["metadata"]
+        if stored["sha256"] != sha256(metadata):
+            raise ValueError("its digest does not match")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged (metadata: {one_line(error)})") from error
+    return metadata
+
+
+def _read(path: Path, wanted: dict[str, Any], leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of `wanted` {path: shape with sharding}, verified against the stored digests."""
+    values, stored, failure = _read_unverified(path, wanted, len(leaves))
+    if failure:
+        raise failure
+    empty = {n: jnp.zeros(x.shape, x.dtype, device=x.sharding) for n, x in wanted.items() if 0 in x.shape}
+    values = {name: {**values, **empty}[name] for name in wanted}
+    position = {name: i for i, name in enumerate(leaves)}
+    got = np.asarray(digests(list(values.values())))
+    wrong = [name for name, digest in zip(values, got, strict=True) if digest != stored[position[name]]]
+    if wrong:
+        names = f"{', '.join(wrong[:3])}, {len(wrong)} in all"
+        raise CheckpointError(f"checkpoint {path} is damaged (wrong digest: {names})")
+    return values
+
+
+def _read_unverified(path: Path, wanted: dict[str, Any], leaves: int) -> tuple[dict, Any, Exception | None]:
+    """(values, digests, None), or what went wrong, without the frames that hold orbax's pending reads."""
+    import orbax.checkpoint as ocp
+
+    whole = next(iter(wanted.values())).sharding
+    copied = whole if isinstance(whole, jax.sharding.SingleDeviceSharding) else _replicated(whole)
+    count = jax.ShapeDtypeStruct((leaves,), jnp.uint32, sharding=copied)
+    item = paths.nest({**with_elements(wanted), "digests": count})
+    args = ocp.args.PyTreeRestore(item, ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True)
+    failure: Exception | None = None
+    with _quiet() as failed:
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                values = paths.flatten(reader.restore(path, args=ocp.args.Composite(state=args)).state)
+            _as_wanted(values, paths.flatten(item))
+            return values, np.asarray(values.pop("digests")), None
+        except Exception as error:
+            failed.append(path)
+            if _is_no_damage(error):
+                failure = ConfigError(f"checkpoint {path} cannot be read here: {one_line(error)}")
+            else:
+                failure = CheckpointError(f"checkpoint {path} is damaged ({one_line(error)})")
+    return {}, None, failure
+
+
+def _as_wanted(values: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Where orbax's own notes are damaged it may hand back something that is no array, or another one."""
+    for name, leaf in wanted.items():
+        got = values.get(name)
+        if not isinstance(got, jax.Array) or got.shape != leaf.shape or got.dtype != leaf.dtype:
+            raise ValueError(f"{name} is not an array of {leaf.dtype}{list(leaf.shape)}")
+
+
+@contextmanager
+def _quiet() -> Iterator[list]:
+    """Without the pages that asyncio and the collector print about reads that were given up; put what failed in the list."""
+    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        failed: list = []
+        yield failed
+        if failed:
+            gc.collect()
+            time.sleep(0.1)  # the other reads of the lost checkpoint end in threads of their own
+    finally:
+        logger.setLevel(level)
+        sys.unraisablehook = hook
+
+
+def _same_leaves(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    want = {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in wanted.items()}
+    different = [
+        f"{name}: {_shown(stored.get(name))} there, {_shown(want.get(name))} here"
+        for name in dict.fromkeys([*stored, *want])
+        if stored.get(name) != want.get(name)
+    ]
+    if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise ConfigError(f"checkpoint {path} is of another model or optimiser ({'; '.join(different[:3])}{more})")
+
+
+def _shown(spec: list | None) -> str:
+    return "nothing" if spec is None else f"{spec[1]}{spec[0]}"
+
+
+def storable(tree: Tree) -> dict[str, Any]:
+    """{path: leaf} with random keys as their numbers."""
+
+    def numbers(leaf: Any) -> Any:
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            shape = jax.eval_shape(jax.random.key_data, leaf)
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=_replicated(leaf.sharding))
+        return jax.random.key_data(leaf)
+
+    return {name: numbers(leaf) for name, leaf in paths.flatten(tree).items()}
+
+
+def unstorable(target: Tree, values: dict[str, Any]) -> Tree:
+    def restored(name: str, leaf: Any) -> Any:
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.wrap_key_data(values[name]) if is_key else values[name]
+
+    return paths.map_with_name(restored, target)
+
+
+def with_elements(flat: dict[str, Any]) -> dict[str, Any]:
+    """Orbax refuses arrays without elements; they are made anew."""
+    return {name: leaf for name, leaf in flat.items() if 0 not in leaf.shape}
+
+
+def _replicated(sharding: Any) -> Any:
+    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+
+
+def _is_no_damage(error: Exception) -> bool:
+    """Reasons that lie with the machine: such a checkpoint is not set aside."""
+    signs = ("RESOURCE_EXHAUSTED", "Too many open files", "Permission denied", "PERMISSION_DENIED", "Out of memory")
+    return isinstance(error, MemoryError | PermissionError) or any(sign in str(error) for sign in signs)
+
+
+def sha256(metadata: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
