@@ -41,7 +41,11 @@ def execute(file: Path, timeout: int, save: bool) -> bool:
     start = time.monotonic()
     notebook = nbformat.read(file, as_version=4)
     client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT)}},
+        record_timing=False,
     )
     client.create_kernel_manager()
     client.km.transport = "ipc"
