@@ -48,7 +48,7 @@ PROFILE = {"steps": ""}
 
 # These may differ between a run and its resumption: they don't change what is computed (micro-batches only the order of sums).
 FREE = ("mesh", "log", "evaluators", "profile", "checkpoint", "slug", "variant")
-FREE_OF_TRAIN = ("steps", "checkpoint_every", "log_every", "micro_batches")
+FREE_FIELDS = ("train.steps", "train.checkpoint_every", "train.log_every", "train.micro_batches", "data.cache_dir")
 
 
 class ConfigError(ValueError):
@@ -289,8 +289,7 @@ def mathematics(config: ConfigDict) -> dict[str, Any]:
     """The fields that change what is computed, as a flat dictionary of plain JSON values."""
     flat = dict(flatten(json.loads(config.to_json_best_effort())))
     free = tuple(f"{name}." for name in FREE)
-    free_fields = {f"train.{name}" for name in FREE_OF_TRAIN} | set(FREE)
-    return {path: value for path, value in flat.items() if not path.startswith(free) and path not in free_fields}
+    return {path: v for path, v in flat.items() if not path.startswith(free) and path not in (*FREE, *FREE_FIELDS)}
 
 
 def digest(config: ConfigDict) -> str:
