@@ -44,8 +44,9 @@ def canonical(
     _check_qkv(q, k, v)
     B, T, H, K = q.shape
     G, V = v.shape[2:]
-    wide = jnp.promote_types(jnp.result_type(q, k, v), jnp.float32)
-    q = (q.astype(wide) * (K**-0.5 if scale is None else scale)).astype(q.dtype).reshape(B, T, G, H // G, K)
+    dtype = jnp.result_type(q, k, v)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    q = (q.astype(wide) * (K**-0.5 if scale is None else scale)).astype(dtype).reshape(B, T, G, H // G, K)
     log_alpha = _gate("log_alpha", log_alpha, (B, T, G, K), wide)
     log_beta = _gate("log_beta", log_beta, (B, T, G, V), wide)
     if log_beta is not None and log_beta.shape[-1] != V:  # one decay for the head acts on keys and values alike
@@ -54,7 +55,7 @@ def canonical(
         if initial_state.shape != (B, H, K, V):
             raise ValueError(f"initial_state must be [B,H,K,V] = {(B, H, K, V)}, got {initial_state.shape}")
         initial_state = initial_state.astype(wide).reshape(B, G, H // G, K, V)
-    return Inputs(q, k, v, log_alpha, log_beta, initial_state, _runs(segment_ids, B, T))
+    return Inputs(q, k.astype(dtype), v.astype(dtype), log_alpha, log_beta, initial_state, _runs(segment_ids, B, T))
 
 
 def _check_qkv(q: Array, k: Array, v: Array) -> None:

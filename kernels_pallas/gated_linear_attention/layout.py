@@ -36,8 +36,8 @@ class Masks(NamedTuple):
 
 def to_chunks(x: Inputs, chunk: int) -> Chunks:
     """Chunk layout of `x`; gates keep their float32 (or float64)."""
-    sequences = (x.q, x.k, x.v, x.log_alpha, x.log_beta)
-    return Chunks(*(None if a is None else cut(a, chunk) for a in sequences), _masks(x.run, chunk))
+    log_alpha, log_beta = (None if a is None else cut(a, chunk) for a in (x.log_alpha, x.log_beta))
+    return Chunks(cut(x.q, chunk), cut(x.k, chunk), cut(x.v, chunk), log_alpha, log_beta, _masks(x.run, chunk))
 
 
 def cut(a: Array, chunk: int) -> Array:

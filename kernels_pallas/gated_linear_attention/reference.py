@@ -9,6 +9,7 @@ tensors whose exponents are differences a_t - a_j <= 0, masked before `exp`: an 
 Source: arXiv 2312.06635, equations 3 and 4, appendix A.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -29,8 +30,7 @@ def recurrent(x: Inputs) -> tuple[Array, Array]:
             state = jnp.where(reset[:, None, None, None, None], 0, state)
         return step(q, k, v, log_alpha, log_beta, state)[::-1]
 
-    tokens = (x.q, x.k, x.v, x.log_alpha, x.log_beta, resets)
-    tokens = tuple(None if a is None else a.swapaxes(0, 1) for a in tokens)
+    tokens = jax.tree.map(lambda a: a.swapaxes(0, 1), (x.q, x.k, x.v, x.log_alpha, x.log_beta, resets))
     state, o = lax.scan(body, state, tokens)
     return o.swapaxes(0, 1), state
 

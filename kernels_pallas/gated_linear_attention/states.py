@@ -1,7 +1,8 @@
 """The states between chunks: S_{n+1} = gamma_n * S_n + U_n, one after the other or as a tree.
 
-sequential    lax.scan over N chunks
-associative   lax.associative_scan of the monoid (g1, U1) . (g2, U2) = (g1 g2, g2 U1 + U2): log N steps, for sequence parallelism
+One lax.scan step a chunk (sequential), or log N steps with the monoid (associative)
+
+    (g1, U1) . (g2, U2) = (g1 g2, g2 U1 + U2)
 """
 
 import jax.numpy as jnp
