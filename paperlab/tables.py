@@ -92,9 +92,10 @@ def claims(root: Path) -> str:
 def parts(root: Path) -> str:
     """One line a mixer, model and task, found by file name."""
     rows = []
-    for kind in ("mixers", "models", "tasks"):
+    for kind, maker in (("mixers", "Mixer"), ("models", "make"), ("tasks", "make")):
         for file in sorted((root / "paperlab" / kind).glob("[a-z]*.py")):
-            rows.append((kind.removesuffix("s"), f"`{file.stem}`", first_line(file)))
+            if any(getattr(node, "name", "") == maker for node in parsed(file).body):
+                rows.append((kind.removesuffix("s"), f"`{file.stem}`", first_line(file)))
     return markdown(("Kind", "Name", "What it is"), rows, "None yet.")
 
 

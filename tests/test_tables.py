@@ -14,7 +14,8 @@ def house(tmp_path):
         "paperlab/papers/__init__.py": '"""Papers."""',
         "paperlab/papers/toy/__init__.py": '"""Toys | all of them (A. Author, arXiv 1234.56789).\n\nMore."""',
         "paperlab/mixers/__init__.py": '"""Mixers."""',
-        "paperlab/mixers/sum.py": '"""h_t = h_{t-1} + x_t."""',
+        "paperlab/mixers/sum.py": '"""h_t = h_{t-1} + x_t."""\nclass Mixer: ...',
+        "paperlab/mixers/helper.py": '"""No mixer."""',
         "experiments/toy.py": 'VARIANTS = {"": None, "small": None, "full": None}',
         "README.md": "before\n<!-- table:papers -->\nold\n<!-- /table:papers -->\nafter\n",
         "WORKSPACE.md": "".join(f"<!-- table:{name} -->\n<!-- /table:{name} -->\n" for name in ("claims", "parts")),
@@ -48,6 +49,7 @@ def test_writes_what_the_tree_says_and_leaves_the_rest(house):
     assert "| toy | 1 | a < b | 0.1235 | - | <= 0.1 | **fails** |" in workspace
     assert "| toy | 2 | a < b | 0.1235 | - | <= 0.1 | holds |" in workspace
     assert "| mixer | `sum` | h_t = h_{t-1} + x_t |" in workspace
+    assert "helper" not in workspace
 
 
 def test_a_new_claim_makes_the_tables_stale(house):
@@ -60,7 +62,7 @@ def test_a_new_claim_makes_the_tables_stale(house):
     ("file", "text", "message"),
     [
         ("results/claims/toy.json", "{", "toy.json is no claims record"),
-        ("paperlab/mixers/sum.py", "x = 1", "sum.py has no docstring"),
+        ("paperlab/mixers/sum.py", "class Mixer: ...", "sum.py has no docstring"),
         ("paperlab/mixers/sum.py", "def", "sum.py cannot be read"),
         ("README.md", "<!-- table:prices -->\n<!-- /table:prices -->", "no table 'prices'"),
     ],
