@@ -69,7 +69,7 @@ def _counted(config: Any, task: Task, ready: setup.Setup) -> dict[str, Any]:
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     total = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {"bytes_per_device": total, "argument_bytes": arguments, "temporary_bytes": temporary}

@@ -191,7 +191,8 @@ def process_share(mesh: Mesh) -> tuple[int, int]:
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     rows_of: dict[int, set[int]] = {}
-    for device, index in batch_sharding(mesh).devices_indices_map((shards,)).items():
+    placed: dict[Any, Any] = dict(batch_sharding(mesh).devices_indices_map((shards,)))
+    for device, index in placed.items():
         rows_of.setdefault(device.process_index, set()).add(index[0].start or 0)
     groups = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
     if sum(map(len, groups)) != shards or len({len(group) for group in groups}) != 1:

@@ -161,7 +161,7 @@ def _as_wanted(values: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[list]:
-    """Without the pages that asyncio and the collector print about reads that were given up; put what failed in the list."""
+    """Without the pages that asyncio and the collector print about reads given up; what failed goes in the list."""
     logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -2,11 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import jax
-
 
 class TrainState(NamedTuple):
-    """Saved, sharded and donated as one tree.
+    """Saved, sharded and donated as one tree; also the tree of its shapes, and of its shardings.
 
     step: int32 [], optimiser steps done.
     data_index: int32 [], the next global training batch; kept apart from `step`, since a rollback skips data.
@@ -16,8 +14,8 @@ class TrainState(NamedTuple):
     ema: exponential moving average of params, or None.
     """
 
-    step: jax.Array
-    data_index: jax.Array
+    step: Any
+    data_index: Any
     params: Any
     state: Any
     opt_state: Any
