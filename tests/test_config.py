@@ -172,12 +172,20 @@ def test_a_work_directory_refuses_another_mathematics_and_records_the_rest(tmp_p
 
 def test_a_sweep_is_the_product_of_the_values_of_number_fields():
     flags, overrides = parse_flags(
-        [f"--config={GLA}", "--config.optim.lr=1e-3,3e-3", "--config.seed", "0,1", "--config.model.hybrid=gla,attention"]
+        [
+            f"--config={GLA}",
+            "--config.optim.lr=1e-3,3e-3",
+            "--config.seed",
+            "0,1",
+            "--config.model.hybrid=gla,attention",
+        ]
     )
     points = expand(flags.config, overrides)
     assert [(c.optim.lr, c.seed) for c, _ in points] == [(1e-3, 0), (1e-3, 1), (3e-3, 0), (3e-3, 1)]
     assert all(c.model.hybrid == "gla,attention" for c, _ in points)
-    flags, overrides = parse_flags([f"--config={GLA}", "--config.mixers.gla.gate=none", "--config.mixers.gla.gate=fixed"])
+    flags, overrides = parse_flags(
+        [f"--config={GLA}", "--config.mixers.gla.gate=none", "--config.mixers.gla.gate=fixed"]
+    )
     assert [c.mixers.gla.gate for c, _ in expand(flags.config, overrides)] == ["none", "fixed"]
 
 

@@ -74,7 +74,9 @@ def test_no_gradient_crosses_the_border_of_a_batch(folder):
     params, state = task.init(jax.random.key(0), batch)
 
     def last(params):
-        return sum(jnp.sum(x) for x in jax.tree.leaves(task.loss(params, state, batch, None, 0)[2]["state"]) if x.ndim > 2)
+        return sum(
+            jnp.sum(x) for x in jax.tree.leaves(task.loss(params, state, batch, None, 0)[2]["state"]) if x.ndim > 2
+        )
 
     gradient = jax.jit(jax.grad(last))(params)
     assert all(not np.asarray(g).any() for g in jax.tree.leaves(gradient))

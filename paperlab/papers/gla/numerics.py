@@ -110,9 +110,10 @@ def gradient_memory(lab: Laboratory) -> Outcome:
 
     def temporary(impl: str) -> int:
         step = jax.jit(jax.grad(partial(_loss, impl), argnums=(0, 1, 2, 3, 4)))
-        return (
-            step.lower(array, array, array, array, state, array, state).compile().memory_analysis().temp_size_in_bytes
-        )
+        analysis = step.lower(array, array, array, array, state, array, state).compile().memory_analysis()
+        if analysis is None:
+            raise RuntimeError("this backend does not say how much memory a program needs")
+        return analysis.temp_size_in_bytes
 
     return Outcome(temporary("chunked"), temporary("recurrent"))
 
