@@ -21,6 +21,7 @@ from paperlab.training.restore import (
     CheckpointError,
     Restored,
     all_steps,
+    import_orbax,
     one_line,
     read_metadata,
     restore,
@@ -47,8 +48,7 @@ class Checkpoints:
 
     def save(self, step: int, tree: Tree, metadata: dict[str, Any]) -> None:
         """Starts saving; returns once the devices' memory has been copied. The save before must have come out well."""
-        import orbax.checkpoint as ocp
-
+        ocp = import_orbax()
         self.wait()
         flat = storable(tree)
         leaves = {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in flat.items()}

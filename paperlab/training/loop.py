@@ -77,6 +77,7 @@ class Run:
         self.step = self.started = self.reported = int(self.state.step)
         self.saved = None if restored is None else self.step
         self.meter, self.clock = Meter(), self._clock(notes.get("seconds", 0.0))
+        self.clock.rates = notes.get("rates", [])
         self.meter.restore(notes.get("window", {}))
         self.last: dict[str, float] = notes.get("last", {})
         self.evaluated: dict[str, float] = notes.get("metrics", {})
@@ -202,6 +203,7 @@ class Run:
             "window": self.meter.state(),
             "last": self.last,
             "seconds": self.clock.seconds(),
+            "rates": self.clock.rates[-100:],
             "config": json.loads(self.config.to_json_best_effort()),
         }
         self.checkpoints.save(self.step, self.state, summary.plain(metadata))

@@ -71,7 +71,7 @@ def describe(metrics: Mapping[str, float]) -> str:
 
 def short(number: float) -> str:
     """1234567 -> "1.23M"."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"

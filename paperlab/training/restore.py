@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,8 +129,7 @@ def _read(path: Path, wanted: dict[str, Any], leaves: dict[str, Any]) -> dict[st
 
 def _read_unverified(path: Path, wanted: dict[str, Any], leaves: int) -> tuple[dict, Any, Exception | None]:
     """(values, digests, None), or what went wrong, without the frames that hold orbax's pending reads."""
-    import orbax.checkpoint as ocp
-
+    ocp = import_orbax()
     whole = next(iter(wanted.values())).sharding
     copied = whole if isinstance(whole, jax.sharding.SingleDeviceSharding) else _replicated(whole)
     count = jax.ShapeDtypeStruct((leaves,), jnp.uint32, sharding=copied)
@@ -159,6 +159,14 @@ def _as_wanted(values: dict[str, Any], wanted: dict[str, Any]) -> None:
             raise ValueError(f"{name} is not an array of {leaf.dtype}{list(leaf.shape)}")
 
 
+def import_orbax() -> Any:
+    """orbax.checkpoint, late because it is slow to import, and without its log: what goes wrong becomes our one line."""
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    return ocp
+
+
 @contextmanager
 def _quiet() -> Iterator[list]:
     """Without the pages that asyncio and the collector print about reads given up; what failed goes in the list."""
@@ -170,7 +178,9 @@ def _quiet() -> Iterator[list]:
         failed: list = []
         yield failed
         if failed:
-            gc.collect()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                gc.collect()
             time.sleep(0.1)  # the other reads of the lost checkpoint end in threads of their own
     finally:
         logger.setLevel(level)
