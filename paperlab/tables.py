@@ -1,11 +1,12 @@
-"""Writes the tables of papers, claims and parts into README.md and WORKSPACE.md (`make tables`).
+"""Writes the tables of papers, claims and parts into README.md, WORKSPACE.md and the papers' READMEs (`make tables`).
 
     python -m paperlab.tables           write them
     python -m paperlab.tables --check   exit 1, naming the stale ones
 
 Everything in them is read from the tree, nothing is imported: the first docstring line and arXiv id of every
 paperlab/papers/<slug>/__init__.py, the `VARIANTS` of experiments/<slug>.py, results/claims/<slug>.json, and the first
-docstring line of every mixer, model and task. A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`.
+docstring line of every mixer, model and task. A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->`; NAME is
+papers, claims, parts, or claims_<slug> for the claims of one paper.
 """
 
 import argparse
@@ -33,11 +34,12 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a table is stale")
     check = parser.parse_args(argv).check
     try:
-        fresh = {page: filled((root / page).read_text(), root) for page in PAGES}
+        pages = [*PAGES, *(str(p.relative_to(root)) for p in sorted(root.glob("paperlab/papers/*/README.md")))]
+        fresh = {page: filled((root / page).read_text(), root) for page in pages}
     except TableError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    stale = [page for page in PAGES if fresh[page] != (root / page).read_text()]
+    stale = [page for page in pages if fresh[page] != (root / page).read_text()]
     for page in [] if check else stale:
         (root / page).write_text(fresh[page])
     if stale:
@@ -49,9 +51,14 @@ def filled(text: str, root: Path) -> str:
     """The page with the table between each pair of markers made anew."""
 
     def table(match: re.Match[str]) -> str:
-        if match[2] not in TABLES:
-            raise TableError(f"there is no table {match[2]!r}; there are {', '.join(TABLES)}")
-        return f"{match[1]}{TABLES[match[2]](root)}{match[3]}"
+        name, slug = match[2], match[2].removeprefix("claims_")
+        if name in TABLES:
+            text = TABLES[name](root)
+        elif slug in (known for known, _ in rooms(root)):
+            text = claims_of(root, slug)
+        else:
+            raise TableError(f"there is no table {name!r}; there are {', '.join(TABLES)} and claims_<slug>")
+        return f"{match[1]}{text}{match[3]}"
 
     return MARKED.sub(table, text)
 
@@ -76,17 +83,29 @@ def papers(root: Path) -> str:
     return markdown(("Paper", "arXiv", "Experiment", "Variants", "Claims"), rows, "No papers yet.")
 
 
+CLAIM_HEADER = ("Claim", "What is claimed", "Measured", "Baseline", "Threshold", "", "Where, when")
+
+
 def claims(root: Path) -> str:
-    """One line a recorded claim, failed ones included."""
+    """One line a recorded claim of every paper, failed ones included."""
+    rows = [(slug, *row) for slug, _ in rooms(root) for row in claim_rows(root, slug)]
+    return markdown(("Paper", *CLAIM_HEADER), rows, "No claims recorded yet: `make claims`.")
+
+
+def claims_of(root: Path, slug: str) -> str:
+    """One line a recorded claim of one paper."""
+    return markdown(CLAIM_HEADER, claim_rows(root, slug), f"None recorded yet: `python -m paperlab.claims {slug}`.")
+
+
+def claim_rows(root: Path, slug: str) -> list[tuple[str, ...]]:
+    """The cells of CLAIM_HEADER for every record of a paper."""
     rows = []
-    for slug, _ in rooms(root):
-        for claim in read_claims(root, slug):
-            verdict = "holds" if claim.get("passed") else "**fails**"
-            numbers = [shown(claim.get(name)) for name in ("value", "baseline", "threshold")]
-            where = f"{shown(claim.get('device'))}, {str(claim.get('date', '-'))[:10]}"
-            rows.append((slug, shown(claim.get("id")), shown(claim.get("statement")), *numbers, verdict, where))
-    header = ("Paper", "Claim", "What is claimed", "Measured", "Baseline", "Threshold", "", "Where, when")
-    return markdown(header, rows, "No claims recorded yet: `make claims`.")
+    for claim in read_claims(root, slug):
+        verdict = "holds" if claim.get("passed") else "**fails**"
+        numbers = [shown(claim.get(name)) for name in ("value", "baseline", "threshold")]
+        where = f"{shown(claim.get('device'))}, {str(claim.get('date', '-'))[:10]}"
+        rows.append((shown(claim.get("id")), shown(claim.get("statement")), *numbers, verdict, where))
+    return rows
 
 
 def parts(root: Path) -> str:

@@ -17,6 +17,7 @@ def house(tmp_path):
         "paperlab/mixers/sum.py": '"""h_t = h_{t-1} + x_t."""\nclass Mixer: ...',
         "paperlab/mixers/helper.py": '"""No mixer."""',
         "experiments/toy.py": 'VARIANTS = {"": None, "small": None, "full": None}',
+        "paperlab/papers/toy/README.md": "<!-- table:claims_toy -->\n<!-- /table:claims_toy -->\n",
         "README.md": "before\n<!-- table:papers -->\nold\n<!-- /table:papers -->\nafter\n",
         "WORKSPACE.md": "".join(f"<!-- table:{name} -->\n<!-- /table:{name} -->\n" for name in ("claims", "parts")),
     }
@@ -50,6 +51,7 @@ def test_writes_what_the_tree_says_and_leaves_the_rest(house):
     assert "| toy | 2 | a < b | 0.1235 | - | <= 0.1 | holds |" in workspace
     assert "| mixer | `sum` | h_t = h_{t-1} + x_t |" in workspace
     assert "helper" not in workspace
+    assert "| 1 | a < b | 0.1235 | - | <= 0.1 | **fails** |" in (house / "paperlab/papers/toy/README.md").read_text()
 
 
 def test_a_new_claim_makes_the_tables_stale(house):
