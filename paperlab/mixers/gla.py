@@ -100,8 +100,8 @@ class Mixer(nn.Module):
             shape = (self.heads, V) if self.norm_per_head else (V,)
             self.out_norm = NORMS[self.norm](self.norm_eps, self.norm_affine, shape)
         if self.use_output_gate:
-            self.output_gate = linear(self.heads * V, bias=self.output_gate_bias)
-        self.out = linear(self.width)
+            self.output_gate = dense(self.heads * V, bias=self.output_gate_bias)
+        self.out = dense(self.width)
 
     @nn.nowrap
     def head_sizes(self) -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ def generate(
     Raises:
       ValueError: for an empty prompt, a negative number, or token ids that are no integers.
     """
-    prompt = _check(model, prompt_BxT, steps, temperature, top_k)
+    prompt = _check(prompt_BxT, steps, temperature, top_k)
     return _generate(model, params, prompt, steps, key, jnp.float32(temperature), temperature == 0, top_k)
 
 
@@ -41,8 +41,11 @@ def stream(
     model: Any, params: Any, prompt_BxT: Array, steps: int, key: Array, *, temperature: float = 1.0, top_k: int = 0
 ) -> Iterator[Array]:
     """Yields the tokens of `generate`, [B] int32 each, as soon as they are drawn."""
-    prompt = _check(model, prompt_BxT, steps, temperature, top_k)
-    rule = (jnp.float32(temperature), temperature == 0, top_k)
+    prompt = _check(prompt_BxT, steps, temperature, top_k)
+    return _stream(model, params, prompt, steps, key, jnp.float32(temperature), temperature == 0, top_k)
+
+
+def _stream(model, params, prompt, steps, key, *rule):
     logits, state = _prefill(model, params, prompt, prompt.shape[1] + steps)
     for i in range(steps):
         token = _draw(logits, jax.random.fold_in(key, i), *rule)
@@ -88,7 +91,7 @@ def _draw(logits, key, temperature, greedy, top_k):
     return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
 
-def _check(model: Any, prompt: Array, steps: int, temperature: float, top_k: int) -> Array:
+def _check(prompt: Array, steps: int, temperature: float, top_k: int) -> Array:
     prompt = jnp.asarray(prompt)
     if prompt.ndim != 2 or prompt.shape[1] < 1:
         raise ValueError(f"prompt: needs shape [batch, length] with at least one token, got {prompt.shape}")

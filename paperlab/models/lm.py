@@ -177,7 +177,10 @@ class LanguageModel(nn.Module):
     def block(self, name: str) -> Block:
         """One layer around mixer `name`, detached: `block.apply({"params": layer}, x, ...)`."""
         options = dict(dict(self.mixers)[name])
-        mixer = find("mixers", name).Mixer(self.width, self.heads, self.dtype, **options, parent=None)
+        try:
+            mixer = find("mixers", name).Mixer(self.width, self.heads, self.dtype, **options, parent=None)
+        except TypeError as error:
+            raise ValueError(f"mixers.{name}: {str(error).partition(') ')[2] or error}") from None
         return Block(
             mixer,
             self.width,
@@ -222,8 +225,9 @@ class LanguageModel(nn.Module):
 
         per_layer = {name: (self.blocks[name], None if states is None else states[name]) for name in blocks}
         x, out = scan_pattern(layer, self.pattern, self.depth, x, per_layer, keys, remat)
-        for name in blocks if sown and not self.is_initializing() else ():
-            self.sow("intermediates", name, out[name]["intermediates"])
+        for name in blocks:
+            if "intermediates" in out[name] and not self.is_initializing():
+                self.sow("intermediates", name, out[name]["intermediates"])
         return x, None if states is None else {name: out[name]["state"] for name in blocks}
 
 
@@ -246,6 +250,10 @@ def make(config: Any, vocab_size: int) -> LanguageModel:
     """
     options = {**DEFAULTS, **{key: value for key, value in dict(config["model"]).items() if key in DEFAULTS}}
     pattern = _pattern(options.pop("mixer"), options.pop("hybrid"))
+    if options["depth"] < 1:
+        raise ValueError(f"model.depth={options['depth']}: needs at least one layer")
+    if not all(pattern):
+        raise ValueError(f"model.hybrid={config['model']['hybrid']!r}: needs names of mixers between its commas")
     if options["remat"] not in REMAT:
         raise ValueError(f"model.remat={options['remat']!r}: choose one of {', '.join(REMAT)}")
     if options["dtype"] not in ("float32", "bfloat16", "float16", "float64"):
