@@ -70,6 +70,16 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, st
     assert summary["val_loss"] == whole[1]["val_loss"]
 
 
+def test_lines_that_a_lost_part_of_a_run_wrote_are_dropped(tmp_path):
+    config = tiny_config(train__log_every=1, train__checkpoint_every=3)
+    with pytest.raises(Killed):
+        train(config, tmp_path, TinyTask(), on_step=stop_at(6, kill))
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "loss" in line] == [1, 2, 3, 4, 5]
+    train(config, tmp_path, TinyTask())
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "val_loss" in line] == [4, 6]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_finishes_the_step_and_saves(tmp_path, whole, number):
     before = signal.getsignal(number)

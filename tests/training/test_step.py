@@ -31,14 +31,16 @@ def close(got, want, **tolerance):
 
 @pytest.mark.parametrize("micro_batches", [2, 4, 8])
 def test_accumulated_gradient_equals_that_of_the_big_batch(micro_batches):
-    """The rows have weights 0 to 3, so a mean of means would differ."""
-    whole, state = stepper()
-    split, _ = stepper(micro_batches=micro_batches)
+    """The rows have weights 0 to 3, so a mean of means would differ; plain descent hides no factor."""
+    plain = {"optim__name": "sgd", "optim__clip": 0.0}
+    whole, state = stepper(**plain)
+    split, _ = stepper(micro_batches=micro_batches, **plain)
     for index in range(3):
         want, want_metrics = whole(state, draw(index), KEY)
         got, got_metrics = split(state, draw(index), KEY)
-        close((got.params, got.opt_state), (want.params, want.opt_state), rtol=2e-4)
-        close(got_metrics["loss"], want_metrics["loss"])
+        close(got.params, want.params)
+        for name in ("loss", "grad_norm"):
+            close(got_metrics[name], want_metrics[name])
         state = want
 
 
