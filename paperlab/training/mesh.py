@@ -6,6 +6,7 @@ the path: `config.mesh.rules`, then the task's `sharding`; a parameter that no r
 over fsdp. A dimension that an axis does not divide is left whole, and the parameter table says so.
 """
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -184,6 +185,7 @@ def check_batch(rows: int, mesh: Mesh, micro_batches: int) -> None:
         )
 
 
+@cache
 def process_share(mesh: Mesh) -> tuple[int, int]:
     """(index, count) of this process among the groups of processes that read different rows of a batch.
 

@@ -33,6 +33,7 @@ def plot_curves(workdir: Path, title: str = "") -> Path | None:
     bottom.plot(*rates, color=INK, lw=1.2)
     if any(rate > 0 for rate in rates[1]):
         bottom.set_yscale("log")
+        bottom.minorticks_off()
     bottom.set_ylabel("learning rate", fontsize=9)
     bottom.set_xlabel("step", fontsize=9)
     for axes in (top, bottom):
@@ -57,8 +58,8 @@ def _series(lines: list[dict[str, Any]], name: str) -> tuple[list, list]:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """Exponential mean over about a thirtieth of the run, without the start's bias."""
-    keep = 1 - 1 / max(len(values) / 30, 1)
+    """Exponential mean over about a fiftieth of the run, without the start's bias."""
+    keep = 1 - 1 / max(len(values) / 50, 1)
     mean, weight, smooth = 0.0, 0.0, []
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
