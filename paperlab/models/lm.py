@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from paperlab.depth.stack import scan_pattern
 from paperlab.discovery import find
 from paperlab.layers.block import Block
+from paperlab.layers.linear import matmul
 from paperlab.layers.mlp import ffn_width
 from paperlab.layers.norms import RMSNorm
 from paperlab.layers.sharding import constrain_rows
@@ -137,9 +138,7 @@ class LanguageModel(nn.Module):
     def head(self, x: Array) -> Array:
         """Logits of x [..., width] in float32; the padding of the vocabulary is cut off."""
         kernel = self.embedding.T if self.tie_embeddings else self.head_kernel
-        logits = jnp.matmul(
-            x, kernel.astype(self.dtype), preferred_element_type=jnp.promote_types(self.dtype, jnp.float32)
-        )
+        logits = matmul(x, kernel.astype(self.dtype), out_dtype=jnp.promote_types(self.dtype, jnp.float32))
         return logits[..., : self.vocab_size]
 
     @nn.nowrap
