@@ -56,8 +56,7 @@ def test_gates_that_differ_in_kind_take_different_routes():
     assert matmuls(jnp.zeros((1, 8))) == 3 + 5  # squares of 1, 2, 4, 8 and 16 tokens instead of Q K^T
 
 
-@pytest.mark.parametrize("case", ["strong", "zero"])
-@pytest.mark.parametrize("sub_chunk", [1, 16])
+@pytest.mark.parametrize(("case", "sub_chunk"), [("strong", 16), ("zero", 1)])
 def test_extreme_gates_stay_finite(case, sub_chunk):
     result = everything(*draw(case), impl="chunked", chunk=64, sub_chunk=sub_chunk)
     assert all(np.isfinite(a).all() for a in result.values())
@@ -77,7 +76,7 @@ def test_lowers_for_accelerators(platform, impl):
 
 def test_final_state_is_optional():
     arrays, options = draw("T3 packed")
-    assert call(arrays, options, output_final_state=False)[1] is None
+    assert call(arrays, options, output_final_state=False, impl="parallel")[1] is None
 
 
 Q = jnp.zeros((2, 8, 4, 3))
