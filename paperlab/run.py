@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         if len(points) == 1:
             return status_of(launch(flags, *points[0]))
         return sweep(flags, points)
-    except ConfigError as error:
+    except (ConfigError, ValueError, RuntimeError, OSError) as error:
         if flags.debug:
             raise
         return _refuse(error)
@@ -55,8 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+    """One line for what went wrong; status 2 where the user can mend what was asked for, else 1."""
+    asked_wrongly = isinstance(error, ConfigError)
+    line = str(error).strip().split("\n")[0]
+    print(f"error: {line}" + ("" if asked_wrongly else " (--debug shows where)"), file=sys.stderr)
+    return 2 if asked_wrongly else 1
 
 
 def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]]]:
@@ -151,7 +154,27 @@ def launch(flags: argparse.Namespace, config: ConfigDict, overrides: dict[str, s
 
     task = find("tasks", config.task.name).make(config)
     summary = train(config, workdir, task, eval_only=flags.eval_only)
+    print_summary(summary, config.checkpoint.best_metric)
     return {**summary, "workdir": str(workdir)}
+
+
+def print_summary(summary: dict[str, Any], metric: str) -> None:
+    """The headline metric beside what a reader would compare it with, where the task says what that is."""
+    import jax
+
+    unit = metric.partition("_")[2]
+    rows = {
+        name.removesuffix(f"_{unit}").replace("9", " -9"): value
+        for name, value in summary.get("baselines", {}).items()
+        if unit and name.endswith(unit) and "entropy" not in name
+    }
+    if metric not in summary or not rows or jax.process_index():
+        return
+    rows[f"this model ({metric})"] = summary[metric]
+    print(f"\n{unit.replace('_', ' ')} on the validation split")
+    for name, value in sorted(rows.items(), key=lambda row: -row[1]):
+        print(f"  {value:6.3f}  {name}")
+    print(f"{summary['steps']} steps, {summary['seconds']:.0f} s", flush=True)
 
 
 def _own_program(config: ConfigDict, workdir: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ config.evaluators.<name> = {split, every, batches}: after every `every` steps (0
 with what the task derives.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -62,4 +61,4 @@ class Evaluators:
             if previous is not None:
                 add(sums, jax.device_get(previous))
         add(sums, jax.device_get(waiting))
-        return derived(self.task, {metric: t / w if w else math.nan for metric, (t, w) in sums.items()})
+        return derived(self.task, {metric: t / w for metric, (t, w) in sums.items() if w})

@@ -66,7 +66,9 @@ class Run:
         workdir.mkdir(parents=True, exist_ok=True)
         self.process = jax.process_index()
         if self.process == 0:
-            (workdir / "parameters.txt").write_text(setup.parameters_text(ready), encoding="utf-8")
+            table = setup.parameters_text(ready)
+            (workdir / "parameters.txt").write_text(table, encoding="utf-8")
+            print(table, flush=True)
         self.checkpoints = Checkpoints(workdir, config.checkpoint, say=self._say_plainly)
         self.profiler = Profiler(config.profile.steps, workdir)
         self.evaluators = Evaluators(config, task, ready.mesh)
@@ -220,7 +222,8 @@ class Run:
             self.evaluated = {**self.evaluated, **final}
             self._save()
             show = option(self.task, "show")
-            shown = show(evaluation_params(self.state), self.state.state, self.workdir) if show else {}
+            if show and self.process == 0:
+                shown = show(evaluation_params(self.state), self.state.state, self.workdir)
         self.checkpoints.wait()
         self.progress.close()
         if self.process == 0:

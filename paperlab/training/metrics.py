@@ -36,8 +36,8 @@ class Meter:
         self._add(previous)
 
     def report(self) -> dict[str, float]:
-        """The means since the last report."""
-        means = {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
+        """The means since the last report; what had no weight was not measured and is left out."""
+        means = {name: total / weight for name, (total, weight) in self.sums.items() if weight}
         self.sums = {}
         return {"loss": means.pop("loss"), **means} if "loss" in means else means
 
