@@ -22,6 +22,7 @@ def scan_pattern(
     per_layer: Mapping[str, tuple[Any, Any]],
     keys: Array | None,
     remat: Callable[[Any], Any],
+    unroll: int = 1,
 ) -> tuple[Array, dict[str, Any]]:
     """Applies `layer(kind, params, x, state, key) -> (x, out)` along a repeated pattern of kinds.
 
@@ -33,6 +34,7 @@ def scan_pattern(
       per_layer: {kind: (params, states)}, stacked in the order in which the kind occurs.
       keys: one key a layer, or None.
       remat: wraps the function of one period (jax.checkpoint, or nothing).
+      unroll: periods written out one after another in each turn of the loop.
 
     Returns:
       x after the last layer, and {kind: outs}, stacked like the params.
@@ -65,7 +67,7 @@ def scan_pattern(
     parts = []
     if periods:
         body = remat(lambda x, inputs: segment(pattern, x, inputs))
-        x, out = jax.lax.scan(body, x, part(periods, pattern, 0))
+        x, out = jax.lax.scan(body, x, part(periods, pattern, 0), unroll=min(unroll, periods))
         parts.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out))
     if rest:
         body = remat(lambda x, inputs: segment(pattern[:rest], x, inputs))

@@ -41,6 +41,7 @@ DEFAULTS = {
     "init_std": 0.02,
     "scaled_residual_init": False,
     "remat": "none",
+    "unroll": 1,
     "dtype": "float32",
 }
 
@@ -85,6 +86,7 @@ class LanguageModel(nn.Module):
     init_std: float = 0.02
     scaled_residual_init: bool = False
     remat: str = "none"
+    unroll: int = 1
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
@@ -223,7 +225,7 @@ class LanguageModel(nn.Module):
             return x, {"state": state, **extra}
 
         per_layer = {name: (self.blocks[name], None if states is None else states[name]) for name in blocks}
-        x, out = scan_pattern(layer, self.pattern, self.depth, x, per_layer, keys, remat)
+        x, out = scan_pattern(layer, self.pattern, self.depth, x, per_layer, keys, remat, self.unroll)
         for name in blocks:
             if "intermediates" in out[name] and not self.is_initializing():
                 self.sow("intermediates", name, out[name]["intermediates"])

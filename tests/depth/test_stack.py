@@ -14,8 +14,8 @@ def layer(kind, params, x, state, key):
 
 
 @pytest.mark.parametrize(("pattern", "depth"), [("a", 3), ("ab", 4), ("aab", 7), ("aab", 2), ("abb", 5), ("b", 1)])
-@pytest.mark.parametrize("with_state", [True, False])
-def test_equals_a_loop(pattern, depth, with_state):
+@pytest.mark.parametrize(("with_state", "unroll"), [(True, 1), (False, 2)])
+def test_equals_a_loop(pattern, depth, with_state, unroll):
     kinds = [pattern[i % len(pattern)] for i in range(depth)]
     counts = {kind: kinds.count(kind) for kind in kinds}
     per_layer = {
@@ -23,7 +23,7 @@ def test_equals_a_loop(pattern, depth, with_state):
         for kind, n in counts.items()
     }
     keys = jax.random.split(jax.random.key(0), depth)
-    got, outs = scan_pattern(layer, tuple(pattern), depth, jnp.float32(0.5), per_layer, keys, jax.checkpoint)
+    got, outs = scan_pattern(layer, tuple(pattern), depth, jnp.float32(0.5), per_layer, keys, jax.checkpoint, unroll)
     x, seen, want = jnp.float32(0.5), dict.fromkeys(counts, 0), {kind: [] for kind in counts}
     for kind, key in zip(kinds, keys, strict=True):
         params, state = jax.tree.map(lambda a, i=seen[kind]: a[i], per_layer[kind])
