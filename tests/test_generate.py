@@ -18,7 +18,9 @@ B, T, STEPS, VOCAB = 2, 5, 8, 13
 
 def build(vocab=VOCAB, **options):
     sizes = {"width": 16, "depth": 2, "heads": 2, "ffn_multiple": 8, "tie_embeddings": False}
-    model = lm.make({"model": {**lm.DEFAULTS, **sizes, **options}, "mixers": {}}, vocab)
+    model = lm.make(
+        {"model": {**lm.DEFAULTS, **sizes, **options}, "mixers": {"attention": {"position": "learned"}}}, vocab
+    )
     shapes = jax.eval_shape(model.init, jax.random.key(0), PROMPT)
     draw = np.random.default_rng(0).normal
     return model, jax.tree.map(lambda a: 0.4 * draw(size=a.shape).astype(a.dtype), shapes)
