@@ -26,8 +26,8 @@ from kernels_pallas.gated_linear_attention.shells import pallas
 IMPLEMENTATIONS = ("auto", "recurrent", "parallel", "chunked", "associative", "pallas")
 
 # (chunk, sub_chunk) by platform. Measured on two CPU cores, forward and backward at B=16, T=256, H=2, K=32, V=64:
-# 32/1 takes 1/9 of the time of `recurrent`; 64/1 1.1, 64/2 1.1, 32/4 1.3 and 16/1 1.5 times as long as 32/1.
-# Elsewhere the paper's.
+# 32/1 takes 1/9 of the time of `recurrent`; 16/1 takes 1.1, 64/1 1.3, 32/2 1.3, 64/2 1.5, 32/4 2.3 and 64/16 5 times as
+# long as 32/1. Elsewhere the paper's, not measured.
 TILES = {"cpu": (32, 1)}
 PAPER_TILES = (64, 16)
 

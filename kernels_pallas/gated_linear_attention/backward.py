@@ -42,6 +42,7 @@ def backward(
     dk += times(dot("nbgcv,nbgkv->nbgck", v_end, dafter, v), f.end)
     dv += times(dot("nbgck,nbgkv->nbgcv", k_end, dafter, v), beta_end)
 
+    dq, dk = lax.optimization_barrier((dq, dk))  # else XLA sums their parts once more for the gate
     through = jnp.concatenate([before[1:], last[None]]) * dafter
     dlog_alpha = dlog_beta = None
     if x.log_alpha is not None:
@@ -58,10 +59,11 @@ def _gate_sum(local: Array, behind: Array, width: int, masks: Masks | None) -> A
     """sum_{i>=t} local_i [N,B,G,C,D] + behind [N,B,G,D], within the run of t; a scalar gate also sums over channels."""
     if width == 1:
         local, behind = (jnp.sum(a, axis=-1, keepdims=True) for a in (local, behind))
-    later = jnp.triu(jnp.ones((local.shape[-2],) * 2, local.dtype))
-    if masks is None:
-        total = jnp.einsum("ij,nbgjd->nbgid", later, local, precision=lax.Precision.HIGHEST)
-        return total + behind[..., None, :]
-    later = jnp.broadcast_to(later * masks.same, (*local.shape[:3], *later.shape))
+    N, B, G, C, _ = local.shape
+    later = jnp.broadcast_to(jnp.triu(jnp.ones((C, C), local.dtype)), (N, B, G, C, C))
+    if masks is not None:
+        later = later * masks.same
     total = jnp.einsum("nbgij,nbgjd->nbgid", later, local, precision=lax.Precision.HIGHEST)
+    if masks is None:
+        return total + behind[..., None, :]
     return jnp.where(masks.starts, 0, total + jnp.where(masks.leaves, behind[..., None, :], 0))
