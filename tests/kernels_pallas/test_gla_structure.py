@@ -7,6 +7,8 @@ import pytest
 from jax import export
 
 from kernels_pallas import check_log_gate, gla, gla_step
+from kernels_pallas.gated_linear_attention.decays import decays
+from kernels_pallas.gated_linear_attention.intra import weights
 from tests.kernels_pallas.gla_cases import call, draw, everything
 
 
@@ -54,6 +56,27 @@ def test_gates_that_differ_in_kind_take_different_routes():
 
     assert matmuls(jnp.zeros((1, 1))) == matmuls(None) == 4  # Q K^T, P V, the states and their part
     assert matmuls(jnp.zeros((1, 8))) == 3 + 5  # squares of 1, 2, 4, 8 and 16 tokens instead of Q K^T
+
+
+@pytest.mark.parametrize(("width", "sub_chunk"), [(4, 1), (4, 4), (1, 16)])
+def test_no_exponent_is_ever_positive(monkeypatch, width, sub_chunk):
+    exponents = []
+    exp = jnp.exp
+    monkeypatch.setattr(jnp, "exp", lambda x: exponents.append(float(x.max())) or exp(x))
+    log_gate = -jax.random.exponential(jax.random.key(0), (1, 1, 1, 16, width))
+    alpha = decays(log_gate, sub_chunk)
+    weights(jnp.ones((1, 1, 1, 1, 16, 4)), jnp.ones((1, 1, 1, 16, 4)), alpha, sub_chunk)
+    assert exponents
+    assert max(exponents) <= 0
+
+
+def test_no_gradient_passes_a_reset():
+    arrays, options = draw("T65 groups packed")
+    result = everything(arrays, options, impl="chunked", chunk=8)
+    first = np.flatnonzero(np.diff(options["segment_ids"][0])) + 1
+    assert len(first) == 3
+    assert np.all(result["dlog_alpha"][0, first] == 0)
+    assert np.all(result["dlog_alpha"][1, first] != 0)
 
 
 @pytest.mark.parametrize(("case", "sub_chunk"), [("strong", 16), ("zero", 1)])
