@@ -13,7 +13,7 @@ TRAIN = [bytes([i % 256]) * (7 * i % 40 + 1) for i in range(50)]
 SIZES = {"sequence_length": 16, "batch_size": 6}
 
 
-def same(a, b):
+def assert_same(a, b):
     assert a.keys() == b.keys()
     for key in a:
         assert a[key].dtype == b[key].dtype
@@ -81,11 +81,11 @@ def test_batch_i_is_a_function_of_i_alone(order, split):
     uninterrupted = [whole[i] for i in range(count)]
     resumed = batches(corpus_of(TRAIN), split, order=order, **SIZES)[count // 2 :]
     for want, got in zip(uninterrupted[count // 2 :], resumed, strict=False):
-        same(want, got)
+        assert_same(want, got)
     for i in reversed(range(count)):
-        same(whole[i], uninterrupted[i])
+        assert_same(whole[i], uninterrupted[i])
     for want, got in zip(uninterrupted, whole.to_iter_dataset(), strict=False):
-        same(want, got)
+        assert_same(want, got)
 
 
 @pytest.mark.parametrize("order", ["shuffled", "contiguous"])
@@ -100,7 +100,7 @@ def test_process_slices_concatenate_to_the_global_batch(order, split, processes)
     assert all(len(p) == len(whole) for p in parts)
     for i in (0, 1, 3):
         slices = [p[i] for p in parts]
-        same(whole[i], {k: np.concatenate([s[k] for s in slices]) for k in whole[i]})
+        assert_same(whole[i], {k: np.concatenate([s[k] for s in slices]) for k in whole[i]})
 
 
 @pytest.mark.parametrize("documents", [TRAIN, [b"x" * 333], [b"x" * 96], [b"x" * 7], [b"ab"] * 31])

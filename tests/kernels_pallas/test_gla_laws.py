@@ -22,7 +22,7 @@ FORMS = {
 TABLE = [(form, case) for form, (_, cases) in FORMS.items() for case in cases]
 
 
-def close(got: dict, want: dict, tolerance: float) -> None:
+def assert_close(got: dict, want: dict, tolerance: float) -> None:
     """Every array to `tolerance` of its largest value (or of 1)."""
     assert got.keys() == want.keys()
     for name, w in want.items():
@@ -33,7 +33,7 @@ def close(got: dict, want: dict, tolerance: float) -> None:
 def test_equals_recurrent_with_all_gradients(form, case):
     want = exact(case)
     with jax.enable_x64(True):
-        close(everything(*draw(case, jnp.float64), **FORMS[form][0]), want, 1e-10)
+        assert_close(everything(*draw(case, jnp.float64), **FORMS[form][0]), want, 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_equals_recurrent_with_all_gradients(form, case):
     [("chunked", "T65 groups packed", 2e-6), ("chunked", "strong", 2e-6), ("parallel", "T65 groups packed", 1e-5)],
 )
 def test_float32_is_accurate(form, case, tolerance):
-    close(everything(*draw(case), **FORMS[form][0]), exact(case), tolerance)
+    assert_close(everything(*draw(case), **FORMS[form][0]), exact(case), tolerance)
 
 
 @pytest.mark.parametrize("form", ["chunked", "chunked, sub-chunks of 4"])

@@ -64,7 +64,7 @@ def written(directory, steps=(1, 2), **options):
     return found
 
 
-def same(got, want):
+def assert_same(got, want):
     def raw(leaf):
         return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
@@ -105,7 +105,7 @@ def test_digest_sees_order_and_is_the_same_on_every_mesh():
 
 def test_everything_comes_back_with_its_metadata(tmp_path):
     found = written(tmp_path).restore_latest(shapes(state(2)))
-    same(found.tree, state(2))
+    assert_same(found.tree, state(2))
     assert found.metadata["step"] == found.metadata["data_index"] == 2
     assert found.metadata["leaves"]["params/half"] == [[8], "bfloat16"]
 
@@ -117,7 +117,7 @@ def test_restores_onto_another_mesh(tmp_path, mesh, spec):
     written(tmp_path)
     target = shapes(state(2), mesh, spec)
     found = restore(tmp_path / "checkpoints" / "2", target)
-    same(found.tree, state(2))
+    assert_same(found.tree, state(2))
     assert found.tree["params"]["w"].sharding == target["params"]["w"].sharding
 
 
@@ -125,14 +125,14 @@ def test_parameters_alone_and_the_average_where_there_is_one(tmp_path):
     written(tmp_path / "plain")
     params, step = restore_params(tmp_path / "plain")
     assert step == 2
-    same(params, state(2)["params"])
-    same(restore_params(tmp_path / "plain", step=1)[0], state(1)["params"])
+    assert_same(params, state(2)["params"])
+    assert_same(restore_params(tmp_path / "plain", step=1)[0], state(1)["params"])
     averaged = Checkpoints(tmp_path / "averaged", policy())
     averaged.save(3, state(3, ema=True), {})
     averaged.close()
     target = shapes(state(3)["params"], (2, 2, 2), P("fsdp"))
     params, _ = restore_params(tmp_path / "averaged", target=target)
-    same(params, state(3, ema=True)["ema"])
+    assert_same(params, state(3, ema=True)["ema"])
     assert params["w"].sharding == target["w"].sharding
 
 
@@ -168,7 +168,7 @@ def test_a_flipped_byte_in_any_file_is_caught_or_harmless(tmp_path):
         for at in {0, len(sound) // 2, len(sound) - 1}:
             file.write_bytes(sound[:at] + bytes([sound[at] ^ 0x10]) + sound[at + 1 :])
             try:
-                same(restore(found.directory / "2", shapes(state(2))).tree, state(2))
+                assert_same(restore(found.directory / "2", shapes(state(2))).tree, state(2))
             except CheckpointError as error:
                 caught.add((file.parent.name, "checkpoints/2 is damaged" in str(error), len(str(error).splitlines())))
         file.write_bytes(sound)
@@ -186,7 +186,7 @@ def test_a_wrong_number_in_a_well_formed_checkpoint_is_caught(tmp_path):
         found.wait()
     finally:
         checkpoint.digests = real
-    same(found.restore_latest(shapes(state(1))).tree, state(1))
+    assert_same(found.restore_latest(shapes(state(1))).tree, state(1))
     assert len(found.said) == 1
     assert "wrong digest" in found.said[0]
     assert "the one before it is used" in found.said[0]
@@ -206,7 +206,7 @@ def test_damage_is_reported_in_one_line_and_the_one_before_is_used(tmp_path, how
     else:
         shutil.rmtree(newest)
         newest.mkdir()
-    same(found.restore_latest(shapes(state(1))).tree, state(1))
+    assert_same(found.restore_latest(shapes(state(1))).tree, state(1))
     assert all_steps(found.directory) == [1]
     assert not list(found.directory.glob("*tmp*"))
     if how != "half-written":
@@ -216,7 +216,7 @@ def test_damage_is_reported_in_one_line_and_the_one_before_is_used(tmp_path, how
         assert restore_params(tmp_path)[1] == 1
     found.save(2, state(2), {})
     found.wait()
-    same(found.restore_latest(shapes(state(2))).tree, state(2))
+    assert_same(found.restore_latest(shapes(state(2))).tree, state(2))
 
 
 def test_nothing_good_is_nothing(tmp_path):
@@ -234,7 +234,7 @@ def test_a_save_that_fails_is_one_clear_error_and_keeps_the_others(tmp_path):
     with pytest.raises(CheckpointError, match="checkpoints/2 could not be written: the disk is full; free some space"):
         found.wait()
     found._saver.wait_until_finished = real
-    same(found.restore_latest(shapes(state(1))).tree, state(1))
+    assert_same(found.restore_latest(shapes(state(1))).tree, state(1))
 
 
 def _raise_no_space():

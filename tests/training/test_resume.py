@@ -38,7 +38,7 @@ def final_state(workdir, config, step=6):
     return restore(workdir / "checkpoints" / str(step), ready.shapes).tree
 
 
-def same(got, want):
+def assert_same(got, want):
     jax.tree.map(lambda g, w: np.testing.assert_array_equal(np.asarray(g), np.asarray(w)), got, want)
 
 
@@ -64,7 +64,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, whole, st
         train(tiny_config(**EMA), tmp_path, TinyTask(), on_step=stop_at(stop, kill))
     summary = train(tiny_config(**EMA), tmp_path, TinyTask())
     got = final_state(tmp_path, tiny_config(**EMA))
-    same(got, whole[2])
+    assert_same(got, whole[2])
     assert int(got.step) == int(got.data_index) == 6
     assert without_times(tmp_path) == without_times(whole[0])
     assert summary["val_loss"] == whole[1]["val_loss"]
@@ -90,7 +90,7 @@ def test_signal_finishes_the_step_and_saves(tmp_path, whole, number):
     assert all_steps(tmp_path / "checkpoints") == [2, 3]
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "interrupted"
     assert train(tiny_config(**EMA), tmp_path, TinyTask())["status"] == "complete"
-    same(final_state(tmp_path, tiny_config(**EMA)), whole[2])
+    assert_same(final_state(tmp_path, tiny_config(**EMA)), whole[2])
     assert without_times(tmp_path) == without_times(whole[0])
 
 
@@ -112,7 +112,7 @@ def test_damaged_newest_checkpoint_costs_only_its_steps(tmp_path, whole, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert sum("checkpoints/4 is damaged" in line for line in lines) == 1
     assert "resumed from step 2" in lines
-    same(final_state(tmp_path, tiny_config(**EMA)), whole[2])
+    assert_same(final_state(tmp_path, tiny_config(**EMA)), whole[2])
 
 
 def test_work_directory_of_a_finished_run(whole):
@@ -157,7 +157,7 @@ def test_starts_from_the_weights_of_another_run(tmp_path, whole):
     seen = []
     config = tiny_config(init_from=str(whole[0]), optim__lr=0.0, train__steps=1)
     train(config, tmp_path, TinyTask(), on_step=lambda step, state: seen.append(jax.device_get(state.params)))
-    same(seen[0], whole[2].ema)
+    assert_same(seen[0], whole[2].ema)
 
 
 class PoisonedTask(TinyTask):

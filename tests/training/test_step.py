@@ -25,7 +25,7 @@ def stepper(task_type=TinyTask, micro_batches=1, **changes):
     return jax.jit(step), state
 
 
-def close(got, want, **tolerance):
+def assert_close(got, want, **tolerance):
     jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}), got, want)
 
 
@@ -38,9 +38,9 @@ def test_accumulated_gradient_equals_that_of_the_big_batch(micro_batches):
     for index in range(3):
         want, want_metrics = whole(state, draw(index), KEY)
         got, got_metrics = split(state, draw(index), KEY)
-        close(got.params, want.params)
+        assert_close(got.params, want.params)
         for name in ("loss", "grad_norm"):
-            close(got_metrics[name], want_metrics[name])
+            assert_close(got_metrics[name], want_metrics[name])
         state = want
 
 
@@ -51,7 +51,7 @@ def test_mutable_state_is_threaded_through_micro_batches():
     mean = np.zeros(INPUTS)
     for m in range(4):
         mean = 0.9 * mean + 0.1 * draw(0)["x"][m::4].mean(0)
-    close(got.state["mean"], mean)
+    assert_close(got.state["mean"], mean)
     assert float(metrics["worst"][1]) == 4
 
 
@@ -65,10 +65,10 @@ def test_known_answer_of_one_plain_gradient_step():
 
     value, grads = jax.jit(jax.value_and_grad(mean_loss))(state.params)
     got, metrics = step(state, batch, KEY)
-    close(got.params, jax.tree.map(lambda p, g: p - 0.05 * g, state.params, grads))
-    close(metrics["loss"][0] / metrics["loss"][1], value)
+    assert_close(got.params, jax.tree.map(lambda p, g: p - 0.05 * g, state.params, grads))
+    assert_close(metrics["loss"][0] / metrics["loss"][1], value)
     norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
-    close(metrics["grad_norm"][0], norm)
+    assert_close(metrics["grad_norm"][0], norm)
     assert int(got.step) == int(got.data_index) == 1
 
 
@@ -87,7 +87,7 @@ def test_batch_without_weight_changes_nothing_and_is_finite():
     step, state = stepper(optim__weight_decay=0.0)
     batch = {**draw(0), "weights": np.zeros(ROWS, np.float32)}
     got, metrics = step(state, batch, KEY)
-    close(got.params, state.params, rtol=0, atol=0)
+    assert_close(got.params, state.params, rtol=0, atol=0)
     assert float(metrics["nonfinite"][0]) == 0
 
 
@@ -102,7 +102,7 @@ def test_frozen_parameters_stay_and_have_no_moments():
     step, state = stepper(optim__freeze=("hidden/",))
     assert not any("hidden" in name for name in flatten(state.opt_state))
     got, _ = step(state, draw(0), KEY)
-    close(got.params["hidden"], state.params["hidden"], rtol=0, atol=0)
+    assert_close(got.params["hidden"], state.params["hidden"], rtol=0, atol=0)
     assert float(jnp.abs(got.params["out"]["kernel"] - state.params["out"]["kernel"]).max()) > 0
 
 
@@ -110,12 +110,12 @@ def test_learning_rate_groups_scale_the_step():
     free, state = stepper(optim__weight_decay=0.0)
     grouped, _ = stepper(optim__weight_decay=0.0, optim__lr_groups=("out/kernel=0.5", "kernel=0"))
     one, other = (step(state, draw(0), KEY)[0].params for step in (free, grouped))
-    close(other["hidden"]["kernel"], state.params["hidden"]["kernel"], rtol=0, atol=0)
-    close(
+    assert_close(other["hidden"]["kernel"], state.params["hidden"]["kernel"], rtol=0, atol=0)
+    assert_close(
         other["out"]["kernel"] - state.params["out"]["kernel"],
         0.5 * (one["out"]["kernel"] - state.params["out"]["kernel"]),
     )
-    close(other["out"]["bias"], one["out"]["bias"])
+    assert_close(other["out"]["bias"], one["out"]["bias"])
 
 
 def test_moving_average_follows_its_equation():
@@ -125,7 +125,7 @@ def test_moving_average_follows_its_equation():
         state, _ = step(state, draw(index), KEY)
         d = min(0.9, (1 + index) / (10 + index))
         ema = jax.tree.map(lambda e, p, d=d: d * e + (1 - d) * p, ema, state.params)
-    close(state.ema, ema)
+    assert_close(state.ema, ema)
 
 
 class NoisyTask(TinyTask):
@@ -162,8 +162,8 @@ def test_micro_batches_take_their_own_rows_of_the_state():
     for index in range(2):
         state, want = whole(state, draw(index), KEY)
         other, got = split(other, draw(index), KEY)
-    close(other.state["carry"], state.state["carry"])
-    close((got["loss"], other.params), (want["loss"], state.params), rtol=1e-4)
+    assert_close(other.state["carry"], state.state["carry"])
+    assert_close((got["loss"], other.params), (want["loss"], state.params), rtol=1e-4)
     assert int(other.state["seen"]) == 8
 
 
