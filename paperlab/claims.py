@@ -77,6 +77,7 @@ def run_paper(slug: str, claims: list[Claim], root: Path) -> list[dict[str, Any]
     """Runs claims one after another, records each as soon as it is done, and prints a line for it."""
     from paperlab import devices
 
+    devices.keep_compiled_programs()
     print(devices.describe(), flush=True)
     plots = root / slug
     plots.mkdir(parents=True, exist_ok=True)

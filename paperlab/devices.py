@@ -80,3 +80,11 @@ def _nvidia_smi_lists_one() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return "GPU" in listed.stdout
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs on disk between runs, in ~/.cache/paperlab/jax unless jax was told another place."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paperlab" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from paperlab.config import ConfigError
-from paperlab.models.decoding import generate, stream
+from paperlab.decoding import generate, stream
 
 __all__ = ["generate", "main", "stream", "text"]
 
@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     flags = _parser().parse_args(argv)
     try:
         import paperlab
+        from paperlab.devices import keep_compiled_programs
 
+        keep_compiled_programs()
         run = paperlab.load(flags.workdir)
         pieces = text(
             run, flags.prompt, flags.tokens, temperature=flags.temperature, top_k=flags.top_k, seed=flags.seed

@@ -17,7 +17,6 @@ Exit status: 0 done, 1 failed, 2 asked for something that cannot be run, 75 inte
 
 import argparse
 import itertools
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -193,15 +192,14 @@ def start_jax(flags: argparse.Namespace) -> None:
     """Settings that must precede the first use of a device: fake devices, processes, the compilation cache."""
     import jax
 
+    from paperlab.devices import keep_compiled_programs
+
     if flags.dry_run:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices or 1)
     if flags.coordinator or flags.distributed:
         jax.distributed.initialize(flags.coordinator or None, flags.processes, flags.process)
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paperlab" / "jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    keep_compiled_programs()
 
 
 def status_of(summary: dict[str, Any]) -> int:

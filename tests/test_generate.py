@@ -11,7 +11,8 @@ import pytest
 import paperlab
 from paperlab import generate as front
 from paperlab.data.tokenizers import ByteTokenizer
-from paperlab.models import decoding, lm
+from paperlab import decoding
+from paperlab.models import lm
 
 B, T, STEPS, VOCAB = 2, 5, 8, 13
 

@@ -23,7 +23,7 @@ FLOORS = (
     {"layers", "data", "training"},
     {"mixers"},
     {"depth"},
-    {"tasks", "models", "interop"},
+    {"tasks", "models", "interop", "decoding"},
     {"loading", "evidence"},
     {"papers"},
     {"run", "claims", "report", "bench", "generate", "tables"},

@@ -154,7 +154,7 @@ class LanguageModelling:
     def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
         """Writes `samples.txt`: continuations of the first validation bytes and of nothing, and the tokenizer beside it."""
         del state
-        from paperlab.models.decoding import generate
+        from paperlab.decoding import generate
 
         length = min(200, 2 * self.config.data.sequence_length)
         prompts = {
