@@ -16,11 +16,13 @@ from paperlab.config import base_config
 def get_config(variant: str = "") -> ConfigDict:
     """The default run with the changes of `variant`."""
     config = base_config(task="language_modelling", model="lm")
-    config.model.update(mixer="gla", width=128, depth=4, heads=2)
-    config.data.update(source="stdlib", sequence_length=256, batch_size=16)
-    config.train.update(steps=1000, checkpoint_every=250)
+    config.model.update(mixer="gla", width=96, depth=4, heads=2, unroll=4, init_std=0.08)
+    config.mixers.gla.update(short_conv=True, init_std=0.08)
+    config.mixers.attention.init_std = 0.08
+    config.data.update(source="stdlib", sequence_length=256, batch_size=8)
+    config.train.update(steps=2000, checkpoint_every=500)
     config.optim.update(lr=3e-3, warmup=0.05, weight_decay=0.1)
-    config.evaluators.val.update(every=250, batches=16)
+    config.evaluators.val.update(every=500, batches=32)
     VARIANTS[variant](config)
     return config
 
@@ -71,18 +73,18 @@ def mqar(config: ConfigDict) -> None:
     task = base_config(task="recall").task
     with config.unlocked():
         config.task = task
-    config.task.update(num_pairs=8, vocab_size=64)
+    config.task.update(num_pairs=4, vocab_size=64)
     config.model.update(width=64, depth=2, heads=2)
-    config.mixers.gla.short_conv = True
-    config.data.update(sequence_length=64, batch_size=64)
-    config.train.update(steps=2000, checkpoint_every=500)
+    config.data.update(sequence_length=64, batch_size=32)
+    config.train.update(steps=1000, checkpoint_every=250)
     config.optim.update(lr=3e-3, weight_decay=0.01)
     config.checkpoint.update(best_metric="val_accuracy", best_mode="max")
 
 
 def _paper(config: ConfigDict) -> None:
     """Section 5.1: SlimPajama in token files of the Mistral tokenizer, AdamW, cosine from and to 3e-5, clip 1."""
-    config.model.update(dtype="bfloat16", remat="full", ffn_multiple=256)
+    config.model.update(dtype="bfloat16", remat="full", ffn_multiple=256, unroll=1, init_std=0.02)
+    config.mixers.gla.update(short_conv=False, init_std=0.02)
     config.data.update(source="files", path="slimpajama/*.bin", vocab_size=32_000, sequence_length=2048)
     config.optim.update(lr=3e-4, start_lr=0.1, final_lr=0.1, weight_decay=0.01, clip=1.0)
     config.train.checkpoint_every = 1000

@@ -152,7 +152,7 @@ def recall_accuracies(lab: Laboratory, gate: str) -> dict[str, Any]:
 def recall(lab: Laboratory, other: str) -> Outcome:
     """Accuracy of GLA against that of another gate, each at its own best learning rate, mean over seeds."""
     ours, theirs = recall_accuracies(lab, "channel"), recall_accuracies(lab, other)
-    scale = f"2 layers, 2 heads, d=64, T=64, 8 pairs, vocabulary 64, {RECALL_STEPS} steps of {RECALL_ROWS} rows, short convolution"
+    scale = f"2 layers, 2 heads, d=64, T=64, 4 pairs, vocabulary 64, {RECALL_STEPS} steps of {RECALL_ROWS} rows, short convolution"
     details = {"gla": ours, other: theirs, "scale": scale}
     return Outcome(float(np.mean(ours["best"])), float(np.mean(theirs["best"])), ours["best"], details)
 
