@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import paperlab
+from paperlab import decoding
 from paperlab import generate as front
 from paperlab.data.tokenizers import ByteTokenizer
-from paperlab import decoding
 from paperlab.models import lm
 
 B, T, STEPS, VOCAB = 2, 5, 8, 13
