@@ -21,7 +21,7 @@ from paperlab.evidence import Laboratory, Outcome
 
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "gla.py"
 SEEDS = (0, 1, 2)
-STEPS, WIDTH, DEPTH, ROWS, LENGTH = 300, 96, 3, 8, 256
+STEPS, WIDTH, DEPTH, ROWS, LENGTH = 700, 96, 3, 8, 256
 ARMS = ("no_gate", "fixed_decay", "scalar_gate", "channel_gate")
 EVALUATION_BATCHES = 48
 LONG = 8 * LENGTH
