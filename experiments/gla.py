@@ -20,9 +20,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mixers.gla.update(short_conv=True, init_std=0.08)
     config.mixers.attention.init_std = 0.08
     config.data.update(source="stdlib", sequence_length=256, batch_size=8)
-    config.train.update(steps=2400, checkpoint_every=600)
+    config.train.update(steps=2700, checkpoint_every=675)
     config.optim.update(lr=3e-3, warmup=0.05, weight_decay=0.1)
-    config.evaluators.val.update(every=600, batches=32)
+    config.evaluators.val.update(every=675, batches=32)
     VARIANTS[variant](config)
     return config
 
