@@ -195,9 +195,6 @@ def _draw_bars(found: dict[str, list[float]], file: Path) -> None:
     for i, (arm, values) in enumerate(found.items()):
         axes.bar(i, np.mean(values), width=0.6, color="#4C72B0" if arm == "channel_gate" else "#B8C4D6")
         axes.plot([i] * len(values), values, "o", ms=3.5, color="#222222")
-    low = min(min(values) for values in found.values())
-    high = max(max(values) for values in found.values())
-    axes.set_ylim(low - 0.5 * (high - low), high + 0.1 * (high - low))
     axes.set_xticks(range(len(found)), [names[arm] for arm in found])
     axes.set_ylabel("validation perplexity a byte")
     axes.set_title("What the gate is worth (dots: seeds)", fontsize=10)
@@ -211,6 +208,7 @@ def _draw_positions(losses: dict[str, np.ndarray], file: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter
 
     names = {"channel_gate": ("GLA", "#4C72B0"), "attention": ("softmax, rotary", "#C44E52")}
     figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
@@ -223,6 +221,10 @@ def _draw_positions(losses: dict[str, np.ndarray], file: Path) -> None:
     axes.text(LENGTH * 1.05, axes.get_ylim()[1], "training length", va="top", fontsize=8, color="#666666")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(plain)
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in (3, 5, 20, 30, 50) else ""))
     axes.set_xlabel("position in the window")
     axes.set_ylabel("perplexity a byte")
     axes.legend(frameon=False)
