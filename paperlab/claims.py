@@ -81,14 +81,14 @@ def run_paper(slug: str, claims: list[Claim], root: Path) -> list[dict[str, Any]
     print(devices.describe(), flush=True)
     plots = root / slug
     plots.mkdir(parents=True, exist_ok=True)
-    laboratory = Laboratory(plots)
+    laboratory, version = Laboratory(plots), _git()
     records = []
     for claim in claims:
         device = _device()
         if claim.device not in device:
             print(f"  {slug} {claim.id}: needs {claim.device}, here is {device}; not run", flush=True)
             continue
-        record = run_claim(claim, laboratory, device)
+        record = run_claim(claim, laboratory, device, version)
         records.append(record)
         save(slug, record, root / f"{slug}.json", [c.id for c in select(slug, [])])
         mark = "holds " if record["passed"] else "FAILS "
@@ -98,8 +98,8 @@ def run_paper(slug: str, claims: list[Claim], root: Path) -> list[dict[str, Any]
     return records
 
 
-def run_claim(claim: Claim, laboratory: Laboratory, device: str) -> dict[str, Any]:
-    """One record; an exception makes a failed one."""
+def run_claim(claim: Claim, laboratory: Laboratory, device: str, version: tuple[str, bool]) -> dict[str, Any]:
+    """One record; an exception makes a failed one. `version` is that of the code when it was loaded: (commit, dirty)."""
     start = time.perf_counter()
     try:
         outcome = claim.run(laboratory)
@@ -107,7 +107,7 @@ def run_claim(claim: Claim, laboratory: Laboratory, device: str) -> dict[str, An
     except Exception as error:
         traceback.print_exc()
         outcome, passed = Outcome(float("nan"), details={"error": f"{type(error).__name__}: {error}"}), False
-    commit, dirty = _git()
+    commit, dirty = version
     return {
         "id": claim.id,
         "statement": claim.statement,

@@ -226,11 +226,12 @@ def sweep(flags: argparse.Namespace, points: list[tuple[ConfigDict, dict[str, st
         if status_of(summary):
             return INTERRUPTED
         rows.append(([overrides[path] for path in varied], summary))
-    print_sweep(varied, rows, points[0][0].checkpoint.best_metric)
+    policy = points[0][0].checkpoint
+    print_sweep(varied, rows, policy.best_metric, max if policy.best_mode == "max" else min)
     return status
 
 
-def print_sweep(varied: list[str], rows: list[tuple[list[str], dict[str, Any]]], metric: str) -> None:
+def print_sweep(varied: list[str], rows: list[tuple[list[str], dict[str, Any]]], metric: str, best: Any = min) -> None:
     """One line a run, the best by `metric` marked."""
     from rich.console import Console
     from rich.table import Table
@@ -241,7 +242,7 @@ def print_sweep(varied: list[str], rows: list[tuple[list[str], dict[str, Any]]],
     values = [summary.get(metric) for _, summary in rows]
     numbers = [value for value in values if isinstance(value, int | float)]
     for (chosen, summary), value in zip(rows, values, strict=True):
-        shown = "-" if value is None else f"{value:.4f}" + (" *" if numbers and value == min(numbers) else "")
+        shown = "-" if value is None else f"{value:.4f}" + (" *" if numbers and value == best(numbers) else "")
         table.add_row(*chosen, shown, str(summary.get("status", "")), str(summary.get("workdir", "")))
     Console().print(table)
 

@@ -82,9 +82,7 @@ class LanguageModelling:
 
     def flops_per_batch(self, params: Any) -> float:
         """Model FLOPs of one training step, 6 per parameter and token (Kaplan et al. 2020); a table only looked up is left out."""
-        tree = params["params"]
-        looked_up = tree["embedding"].size if "head" in tree else 0
-        return 6.0 * self.tokens_per_batch * (sum(leaf.size for leaf in jax.tree.leaves(tree)) - looked_up)
+        return 6.0 * self.tokens_per_batch * find("models", self.config.model.name).matmul_parameters(params)
 
     def init(self, key: jax.Array, batch: dict) -> tuple[Any, Any]:
         """Parameters, and the carried state (an empty dict where none is carried)."""
