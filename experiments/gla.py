@@ -1,10 +1,11 @@
 """Gated linear attention as a byte-level language model (Yang et al. 2024, arXiv 2312.06635).
 
-    python -m paperlab.run --config=experiments/gla.py                 2 CPU cores, about 6 minutes
+    python -m paperlab.run --config=experiments/gla.py                 2 CPU cores, about 5 minutes
     python -m paperlab.run --config=experiments/gla.py:no_gate         one arm of Table 4
     python -m paperlab.run --config=experiments/gla.py:full_340m       the paper's 340M recipe, 64 devices, token files
 
-The default trains on the interpreter's own standard-library sources, cut into documents, the state reset at their borders.
+The default trains on the interpreter's own standard-library sources, cut into documents, the state reset at their borders. Expect
+1.53 bits a validation byte (gzip -9: 1.97, xz -9: 1.55; 2026-11-23, two CPU cores, 5 minutes of training, Python 3.12.1).
 Claims and what became of them: paperlab/papers/gla/README.md.
 """
 
