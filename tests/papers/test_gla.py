@@ -79,3 +79,17 @@ def test_losses_by_position_are_those_of_the_task(tmp_path):
     batch = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": ones, "bytes": ones}
     total, weight = jax.jit(task.evaluate)(params, {}, {**batch, "segment_ids": where, "positions": where})["loss"]
     np.testing.assert_allclose(trained._position_losses(task.model)(one, tokens).mean(), total / weight, rtol=1e-5)
+
+
+def test_a_run_of_the_trainer_is_read_at_eight_times_its_length(tmp_path):
+    for i in range(6):
+        (tmp_path / f"{i}.txt").write_text("".join(f"{i}:{j} " for j in range(100)))
+    config = load_experiment("experiments/gla.py")
+    config.model.update(width=16, depth=1, unroll=1)
+    config.mixers.gla.short_conv = False
+    config.data.update(path=str(tmp_path), validation_share=0.5, sequence_length=16, batch_size=8)
+    config.train.update(steps=2, checkpoint_every=0)
+    config.mesh.data = 1
+    outcome = trained.trained_and_stretched(resolve(config), windows=4)
+    assert outcome.details == {"trained_at": 16, "windows": 4}
+    assert 0.5 < outcome.value < 2

@@ -159,29 +159,37 @@ def recall(lab: Laboratory, other: str) -> Outcome:
 
 def length_on_accelerator(lab: Laboratory) -> Outcome:
     """d=512, 12 layers, T=2048, 2e8 bytes: perplexity at positions 8192 to 16384 over that at 1024 to 2048."""
-    from paperlab.training.loop import train
-
+    del lab
     config = load_experiment(str(EXPERIMENT))
-    config.model.update(width=512, depth=12, heads=4, dtype="bfloat16")
+    config.model.update(width=512, depth=12, heads=4, dtype="bfloat16", remat="full", unroll=1, init_std=0.02)
+    config.mixers.gla.update(short_conv=False, init_std=0.02)
     config.data.update(sequence_length=2048, batch_size=32)
     config.train.update(steps=round(2e8 / (2048 * 32)), checkpoint_every=0)
     config.optim.lr = 1e-3
     config.evaluators.val.every = 0
-    config = resolve(config)
+    return trained_and_stretched(resolve(config), windows=16)
+
+
+def trained_and_stretched(config: ConfigDict, *, windows: int) -> Outcome:
+    """Trains by the trainer itself, reads windows of 8 times the length, and compares their last half with the second half
+    of the training length."""
+    from paperlab.training.loop import train
+
     task = find("tasks", config.task.name).make(config)
     kept: dict[str, Any] = {}
 
     def keep_last(step: int, state: Any) -> None:
         if step == config.train.steps:
-            kept["params"] = jax.tree.map(jnp.copy, state.params)
+            kept["params"] = jax.tree.map(lambda x: jnp.copy(x)[None], state.params)
 
     with tempfile.TemporaryDirectory() as folder:
         train(config, folder, task, on_step=keep_last)
-    windows = long_windows(task, 16_384, 16)
-    one = jax.tree.map(lambda x: x[None], kept["params"])
-    losses = np.concatenate([np.asarray(_position_losses(task.model)(one, w[None])) for w in windows], 1)[0].mean(0)
-    ratio = float(np.exp(losses[8192:].mean() - losses[1024:2048].mean()))
-    return Outcome(ratio, details={"trained_at": 2048, "windows": len(windows)})
+    length = config.data.sequence_length
+    rows = long_windows(task, 8 * length, windows)
+    losses = np.concatenate([np.asarray(_position_losses(task.model)(kept["params"], row[None])) for row in rows], 1)
+    by_position = losses[0].mean(0)
+    ratio = float(np.exp(by_position[4 * length :].mean() - by_position[length // 2 : length].mean()))
+    return Outcome(ratio, details={"trained_at": length, "windows": len(rows)})
 
 
 def _draw_bars(found: dict[str, list[float]], file: Path) -> None:
