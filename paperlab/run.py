@@ -84,9 +84,11 @@ def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, list[str
     overrides: dict[str, list[str]] = {}
     waiting = ""
     for argument in argv:
-        if waiting:
+        if waiting and not argument.startswith("--"):
             overrides.setdefault(waiting, []).append(argument)
             waiting = ""
+        elif waiting:
+            break
         elif argument.startswith("--config."):
             path, given, text = argument.removeprefix("--config.").partition("=")
             if given:
