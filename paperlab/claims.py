@@ -23,7 +23,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.evidence import Claim, Laboratory, Outcome
 from paperlab.workdir import write_atomically
 

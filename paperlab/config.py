@@ -17,6 +17,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from paperlab.discovery import find, names
+from paperlab.errors import ConfigError
+
 TRAIN = {"steps": 1000, "micro_batches": 1, "log_every": 10, "checkpoint_every": 200, "ema_decay": 0.0}
 OPTIM = {
     "name": "adamw",
@@ -51,18 +54,12 @@ FREE = ("mesh", "log", "evaluators", "profile", "checkpoint", "slug", "variant")
 FREE_FIELDS = ("train.steps", "train.checkpoint_every", "train.log_every", "train.micro_batches", "data.cache_dir")
 
 
-class ConfigError(ValueError):
-    """What the user wrote cannot be run; the message is one line that names the field or file and the mend."""
-
-
 def base_config(*, task: str = "language_modelling", model: str = "lm") -> ConfigDict:
     """The defaults of every section, type-checked and locked, for a given task and model (see `discovery.find`).
 
     Sections: task, model, mixers (one entry a mixer; the unused are dropped when resolved), data, train, optim,
     evaluators (any number of names), checkpoint, mesh, log, profile; and seed, init_from, program.
     """
-    from paperlab.discovery import find, names
-
     data = importlib.import_module("paperlab.data")
     config = ConfigDict(
         {
@@ -220,8 +217,6 @@ def resolve(config: ConfigDict) -> ConfigDict:
       ConfigError: sizes that are not positive, shares outside 0..1, unknown evaluator splits, and the like.
     """
     resolved = ConfigDict(config.to_dict(), convert_dict=True)
-    from paperlab.discovery import find
-
     model = find("models", resolved.model.name)
     used = model.mixers_of(resolved) if hasattr(model, "mixers_of") else set()
     for name in used:

@@ -12,7 +12,7 @@ import pkgutil
 from difflib import get_close_matches
 from types import ModuleType
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 
 
 def names(kind: str) -> list[str]:

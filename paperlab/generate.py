@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from paperlab.config import ConfigError
 from paperlab.decoding import generate, stream
+from paperlab.errors import ConfigError
 
 __all__ = ["generate", "main", "stream", "text"]
 

@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from paperlab.config import ConfigError
 from paperlab.data.documents import Document, path_hash, row_hashes
+from paperlab.errors import ConfigError
 
 _PROSE = ("txt", "text", "md", "rst", "tex", "html", "xml", "csv", "tsv", "yaml", "yml", "toml")
 _CODE = ("py", "pyi", "c", "h", "cc", "cpp", "hpp", "cu", "java", "js", "ts", "go", "rs", "jl", "r", "sh")

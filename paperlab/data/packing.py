@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paperlab.config import ConfigError
 from paperlab.data.stream import Stream
+from paperlab.errors import ConfigError
 
 if TYPE_CHECKING:
     import grain

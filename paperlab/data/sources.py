@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from paperlab.config import ConfigError
 from paperlab.data.documents import Document, capped, filled, path_hash, row_hashes, split
 from paperlab.data.files import from_path, read_bytes, text_of
+from paperlab.errors import ConfigError
 
 # pydoc_data is 0.8 MB of manual in one generated file: where it falls, it outweighs the rest of the validation split.
 STDLIB_SKIPPED = frozenset({"test", "tests", "site-packages", "dist-packages", "idlelib", "pydoc_data", "__pycache__"})

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from paperlab.config import ConfigError
 from paperlab.data import DEFAULTS
 from paperlab.data.cache import cached
 from paperlab.data.documents import Document
@@ -24,6 +23,7 @@ from paperlab.data.sources import read_documents
 from paperlab.data.stream import Stream
 from paperlab.data.token_files import names_token_files, open_token_files
 from paperlab.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer
+from paperlab.errors import ConfigError
 
 __all__ = ["Corpus", "batches", "open_corpus", "vocab_size"]
 

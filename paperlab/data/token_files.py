@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from paperlab.config import ConfigError
 from paperlab.data.cache import cached
 from paperlab.data.documents import held_out, path_hash, row_hashes
 from paperlab.data.files import find_files, suffix
 from paperlab.data.stream import Concatenation, Stream
 from paperlab.data.tokenizers import ByteTokenizer, IdTokenizer, Tokenizer, open_tokenizer
+from paperlab.errors import ConfigError
 
 CHUNK = 1 << 22
 EXAMPLE = '{"dtype": "uint16", "vocab_size": 50257, "eos": 50256}'

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 
 
 class Tokenizer(Protocol):

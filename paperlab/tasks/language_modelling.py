@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from paperlab.config import ConfigError
 from paperlab.data import text
 from paperlab.discovery import find
+from paperlab.errors import ConfigError
 
 DEFAULTS = {
     "carry_state": False,

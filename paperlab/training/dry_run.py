@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import setup
 from paperlab.training.flops import count_flops
 from paperlab.training.loop import model_flops

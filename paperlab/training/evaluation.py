@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import data
 from paperlab.training.metrics import Sums, add
 from paperlab.training.protocol import Task, derived

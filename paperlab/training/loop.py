@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import data, plots, setup, summary
 from paperlab.training.checkpoint import Checkpoints, Restored, restore_params
 from paperlab.training.evaluation import Evaluators

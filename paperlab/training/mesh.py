@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import paths
 from paperlab.training.protocol import Task, option
 from paperlab.training.state import TrainState

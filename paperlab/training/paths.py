@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 
 Tree = Any
 

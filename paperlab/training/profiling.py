@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 
 
 def parse_range(text: str) -> range:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import setup
 from paperlab.training.protocol import Task, derived
 from paperlab.training.state import TrainState, evaluation_params

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import paths
 from paperlab.training.digest import digests
 

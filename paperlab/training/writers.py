@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 
 
 class Writer(Protocol):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from paperlab.config import ConfigError
 from paperlab.data.packing import batches
 from paperlab.data.text import open_corpus
+from paperlab.errors import ConfigError
 
 
 def text(folder: Path, name: str, content: bytes) -> str:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from paperlab.config import ConfigError
 from paperlab.data.synthetic import mqar
+from paperlab.errors import ConfigError
 
 TASK = {"vocab_size": 40, "sequence_length": 48, "num_pairs": 6}
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paperlab.config import ConfigError
 from paperlab.data.packing import batches, cut, window_count
+from paperlab.errors import ConfigError
 from tests.data.conftest import corpus_of, stream_of
 
 TRAIN = [bytes([i % 256]) * (7 * i % 40 + 1) for i in range(50)]

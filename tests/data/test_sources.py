@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperlab.config import ConfigError
 from paperlab.data.documents import Document, held_out, path_hash, row_hashes, split, whole_characters
 from paperlab.data.sources import from_stdlib
 from paperlab.data.text import open_corpus, vocab_size
+from paperlab.errors import ConfigError
 from tests.data.conftest import documents_of, write
 
 FORMATS = ["jsonl", "jsonl.gz", "parquet", "bin", "folder", "glob"]

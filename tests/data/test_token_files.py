@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paperlab.config import ConfigError
 from paperlab.data.packing import batches
 from paperlab.data.text import open_corpus, vocab_size
 from paperlab.data.tokenizers import IdTokenizer
+from paperlab.errors import ConfigError
 from tests.data.conftest import documents_of
 
 DOCUMENTS = [[1, 2, 3], [4], [5, 6, 7, 8], [9, 1], [2, 2, 2]]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from paperlab.config import ConfigError
 from paperlab.data.packing import batches
 from paperlab.data.text import open_corpus
 from paperlab.data.tokenizers import ByteTokenizer, HuggingFaceTokenizer, IdTokenizer, load, open_tokenizer
+from paperlab.errors import ConfigError
 from tests.data.conftest import write
 
 SAMPLE = ["the cat sat on the mat", "naïve café, 日本 and Ω", "def f(x):\n    return x  # done\n"] * 3

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import checkpoint
 from paperlab.training.checkpoint import CheckpointError, Checkpoints, all_steps, restore, restore_params
 from paperlab.training.digest import digest, digests

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import dry_run
 from paperlab.training.flops import count_flops
 from tests.training.tiny_task import TinyTask, draw, tiny_config

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import data, setup
 from paperlab.training.mesh import Placement, check_batch, make_mesh, process_share
 from tests.training.tiny_task import TinyTask, tiny_config

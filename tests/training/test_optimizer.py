@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training.optimizer import DIRECTIONS, make_optimizer, make_schedule, merge, select
 from tests.training.tiny_task import tiny_config
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training.loop import train
 from paperlab.training.replicas import train_replicas
 from paperlab.training.writers import read

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import setup
 from paperlab.training.checkpoint import Checkpoints
 from paperlab.training.evaluation import Evaluators

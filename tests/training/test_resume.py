@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 from paperlab.training import setup
 from paperlab.training.checkpoint import all_steps, restore
 from paperlab.training.loop import train

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paperlab.config import ConfigError
+from paperlab.errors import ConfigError
 
 if TYPE_CHECKING:
     import grain
