@@ -8,12 +8,12 @@ SHOWN = ("loss", "bits_per_byte", "accuracy", "perplexity")
 
 
 class Progress:
-    """`bar` on a terminal of process 0, lines on process 0 without one, nothing on the others."""
+    """A bar on a terminal of process 0, else plain lines; those of the other processes begin with their number."""
 
     def __init__(self, steps: int, *, process: int = 0, start: int = 0):
-        self.steps, self.quiet = steps, process != 0
+        self.steps, self._who = steps, f"[process {process}] " if process else ""
         self._bar: Any = None
-        if not self.quiet and sys.stdout.isatty():
+        if process == 0 and sys.stdout.isatty():
             self._bar, self._task = _make_bar(steps, start)
             self._bar.start()
 
@@ -31,12 +31,10 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        if self.quiet:
-            return
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
-            print(text, flush=True)
+            print(f"{self._who}{text}", flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -20,7 +20,7 @@ from paperlab.training.metrics import Clock, Meter, NonFiniteError
 from paperlab.training.paths import parameter_table
 from paperlab.training.peaks import peak_flops
 from paperlab.training.profiling import parse_range
-from paperlab.training.progress import clock, describe, short
+from paperlab.training.progress import Progress, clock, describe, short
 from paperlab.training.summary import plain
 from paperlab.training.writers import JsonLines, Writers, read
 from tests.training.tiny_task import TinyTask, draw, tiny_config
@@ -268,3 +268,12 @@ def test_the_best_by_a_metric_stays(tmp_path):
     best = min(lines, key=lambda step: lines[step])
     steps = [int(p.name) for p in Checkpoints(tmp_path, config.checkpoint).directory.iterdir()]
     assert set(steps) == {best, 8}
+
+
+def test_without_a_terminal_and_on_other_processes_there_are_plain_lines(capsys):
+    for process, begins in ((0, "step 2/4"), (3, "[process 3] step 2/4")):
+        progress = Progress(4, process=process)
+        progress.advance(2)
+        progress.report(2, {"loss": 1.5, "tokens_per_second": 1200.0, "eta": 65.0})
+        progress.close()
+        assert capsys.readouterr().out == f"{begins}  loss 1.5  1.2k tokens/s  eta 1:05\n"
