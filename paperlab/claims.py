@@ -15,7 +15,6 @@ import importlib.util
 import json
 import math
 import pkgutil
-import subprocess
 import sys
 import time
 import traceback
@@ -23,6 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from paperlab import provenance
 from paperlab.errors import ConfigError
 from paperlab.evidence import Claim, Laboratory, Outcome
 from paperlab.workdir import write_atomically
@@ -81,10 +81,10 @@ def run_paper(slug: str, claims: list[Claim], root: Path) -> list[dict[str, Any]
     print(devices.describe(), flush=True)
     plots = root / slug
     plots.mkdir(parents=True, exist_ok=True)
-    laboratory, version = Laboratory(plots), _git()
+    laboratory, version = Laboratory(plots), provenance.git_version()
     records = []
     for claim in claims:
-        device = _device()
+        device = provenance.device()
         if claim.device not in device:
             print(f"  {slug} {claim.id}: needs {claim.device}, here is {device}; not run", flush=True)
             continue
@@ -137,28 +137,6 @@ def save(slug: str, record: dict[str, Any], file: Path, order: list[str]) -> Non
 def _number(value: float) -> float | None:
     """JSON has no NaN or infinity: they become null."""
     return value if math.isfinite(value) else None
-
-
-def _device() -> str:
-    import jax
-
-    device = jax.devices()[0]
-    return device.device_kind if device.platform != "cpu" else "cpu"
-
-
-def _git() -> tuple[str, bool]:
-    """The commit and whether tracked files differ from it; ("", False) outside a repository."""
-
-    def git(*words: str) -> str:
-        try:
-            done = subprocess.run(
-                ["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-            )
-        except OSError:
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", "--", ":!results"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def paper(monkeypatch):
     monkeypatch.setattr(claims, "papers_with_claims", lambda: ["made_up"])
     real = claims.importlib.import_module
     monkeypatch.setattr(
-        claims.importlib, "import_module", lambda name: room if name == "paperlab.papers.made_up.claims" else real(name)
+        claims.importlib,
+        "import_module",
+        lambda name, *rest: room if name == "paperlab.papers.made_up.claims" else real(name, *rest),
     )
     return room
 

@@ -2,32 +2,23 @@
 
 import json
 import math
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from paperlab.provenance import versions
 from paperlab.workdir import write_atomically
 
 
 def environment() -> dict[str, Any]:
     """Devices and versions."""
     devices = jax.devices()
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "paperlab")
     return {
         "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "versions": versions(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def plain(value: Any) -> Any:
