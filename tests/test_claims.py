@@ -26,7 +26,7 @@ def paper(monkeypatch):
     monkeypatch.setattr(
         claims.importlib,
         "import_module",
-        lambda name, *rest: room if name == "paperlab.papers.made_up.claims" else real(name, *rest),
+        lambda name, package=None: room if name == "paperlab.papers.made_up.claims" else real(name, package),
     )
     return room
 
