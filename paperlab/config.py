@@ -10,15 +10,20 @@ import hashlib
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+import re
+import traceback
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from paperlab.discovery import find, names
 from paperlab.errors import ConfigError
+from paperlab.limits import SEED, Limit, above, at_least, hold, one_of, share
+from paperlab.overrides import flatten
 
 TRAIN = {"steps": 1000, "micro_batches": 1, "log_every": 10, "checkpoint_every": 200, "ema_decay": 0.0}
 OPTIM = {
@@ -48,9 +53,15 @@ CHECKPOINT = {
 MESH = {"data": -1, "fsdp": 1, "tensor": 1, "device_memory": 80.0, "rules": ()}
 LOG = {"tensorboard": False, "wandb": ""}
 PROFILE = {"steps": ""}
+# What to do when loss or gradient is not finite or the loss is a spike. policy: "stop", "skip" (the step changes nothing, at
+# most `skips` in a row) or "rollback" (to the last checkpoint, its data since then left out, at most `rollbacks` times without
+# a new checkpoint). spike: deviations above the running mean of the loss (0: no loss is a spike), from the step `warmup` on;
+# decay: of that mean.
+FAULTS = {"policy": "stop", "spike": 0.0, "warmup": 50, "decay": 0.98, "skips": 10, "rollbacks": 3}
+FAULT_POLICIES = ("stop", "skip", "rollback")
 
 # These may differ between a run and its resumption: they don't change what is computed (micro-batches only the order of sums).
-FREE = ("mesh", "log", "evaluators", "profile", "checkpoint", "slug", "variant")
+FREE = ("mesh", "log", "evaluators", "profile", "checkpoint", "faults", "slug", "variant")
 FREE_FIELDS = ("train.steps", "train.checkpoint_every", "train.log_every", "train.micro_batches", "data.cache_dir")
 
 
@@ -58,7 +69,7 @@ def base_config(*, task: str = "language_modelling", model: str = "lm") -> Confi
     """The defaults of every section, type-checked and locked, for a given task and model (see `discovery.find`).
 
     Sections: task, model, mixers (one entry a mixer; the unused are dropped when resolved), data, train, optim,
-    evaluators (any number of names), checkpoint, mesh, log, profile; and seed, init_from, program.
+    evaluators (any number of names), checkpoint, mesh, log, profile, faults; and seed, init_from, program.
     """
     data = importlib.import_module("paperlab.data")
     config = ConfigDict(
@@ -79,6 +90,7 @@ def base_config(*, task: str = "language_modelling", model: str = "lm") -> Confi
             "mesh": dict(MESH),
             "log": dict(LOG),
             "profile": dict(PROFILE),
+            "faults": dict(FAULTS),
         },
         convert_dict=True,
     )
@@ -129,85 +141,6 @@ def load_experiment(reference: str) -> ConfigDict:
     with config.unlocked():
         config.slug, config.variant = file.stem, variant
     return config
-
-
-def override(config: ConfigDict, path: str, text: str) -> None:
-    """Sets the field at a dotted path from text, by the type of the value that stands there.
-
-    Raises:
-      ConfigError: unknown field (names the nearest) or text that is no value of that type.
-    """
-    section, name = _locate(config, path)
-    section[name] = parse_value(section[name], text, path)
-
-
-def field(config: ConfigDict, path: str) -> Any:
-    """The value at a dotted path. Raises ConfigError where there is none."""
-    section, name = _locate(config, path)
-    return section[name]
-
-
-def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
-    *parents, name = path.split(".")
-    section = config
-    for parent in parents:
-        if not isinstance(section, ConfigDict) or parent not in section:
-            _unknown(config, path)
-        section = section[parent]
-    if not isinstance(section, ConfigDict) or name not in section:
-        _unknown(config, path)
-    if isinstance(section[name], ConfigDict):
-        inside = ", ".join(f"config.{path}.{key}" for key in list(section[name])[:4])
-        raise ConfigError(f"config.{path} is a section; set one of its fields: {inside} ...")
-    return section, name
-
-
-def _unknown(config: ConfigDict, path: str) -> None:
-    known = [name for name, _ in flatten(config)]
-    leaf = path.rsplit(".", 1)[-1]
-    near = get_close_matches(path, known, n=1) or [name for name in known if name.rsplit(".", 1)[-1] == leaf][:1]
-    hint = f"did you mean config.{near[0]}?" if near else "--show prints every field"
-    raise ConfigError(f"there is no field config.{path}; {hint}")
-
-
-def parse_value(old: Any, text: str, path: str) -> Any:
-    """`text` as a value of the type of `old` (None: the narrowest type that reads it)."""
-    if isinstance(old, bool):
-        if text.lower() in ("true", "1", "yes", "on"):
-            return True
-        if text.lower() in ("false", "0", "no", "off"):
-            return False
-        raise ConfigError(f"config.{path}={text}: say true or false")
-    if isinstance(old, int | float):
-        kind: type = int if isinstance(old, int) else float
-        try:
-            number = float(text)
-            if kind is int and (number != number or number in (float("inf"), float("-inf")) or number != int(number)):
-                raise ValueError
-        except ValueError:
-            raise ConfigError(f"config.{path}={text}: not {'a whole number' if kind is int else 'a number'}") from None
-        return (int(text) if text.lstrip("+-").isdecimal() else int(number)) if kind is int else number
-    if isinstance(old, tuple | list):
-        parts = [part for part in text.strip("()[]").split(",") if part != ""]
-        return tuple(parse_value(old[0] if old else "", part.strip(), path) for part in parts)
-    if old is None:
-        if text.lower() in ("none", ""):
-            return None
-        for example in (0, 0.0):
-            try:
-                return parse_value(example, text, path)
-            except ConfigError:
-                continue
-    return text
-
-
-def flatten(config: ConfigDict | Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs of dotted path and value, in the order written."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict | dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -262,6 +195,24 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.train.micro_batches={train.micro_batches} does not divide config.data.batch_size={config.data.batch_size}"
         )
+    check_faults(config.faults)
+
+
+def check_faults(faults: ConfigDict) -> None:
+    """Raises ConfigError for a policy that there is not, and for numbers out of range."""
+    if faults.policy not in FAULT_POLICIES:
+        near = get_close_matches(faults.policy, FAULT_POLICIES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(FAULT_POLICIES)}"
+        raise ConfigError(f"config.faults.policy={faults.policy!r}: {hint}")
+    if not 0 <= faults.spike < float("inf"):
+        raise ConfigError(
+            f"config.faults.spike={faults.spike}: must not be negative (0: no loss is a spike; 6 is usual)"
+        )
+    if not 0 <= faults.decay < 1:
+        raise ConfigError(f"config.faults.decay={faults.decay}: must be at least 0 and less than 1, such as 0.98")
+    for name, least in (("warmup", 2), ("skips", 1), ("rollbacks", 1)):
+        if faults[name] < least:
+            raise ConfigError(f"config.faults.{name}={faults[name]}: must be at least {least}")
 
 
 def to_json(config: ConfigDict) -> str:

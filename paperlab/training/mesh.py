@@ -111,6 +111,7 @@ class Placement:
             state=self.task_state(state.state),
             opt_state=self.like_params(state.opt_state),
             ema=ema,
+            guard=jax.tree.map(lambda _: self.replicated, state.guard),
         )
 
     @property

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from paperlab.training import data, paths
+from paperlab.training import data, guard, paths
 from paperlab.training.mesh import Placement, check_batch, make_mesh
 from paperlab.training.optimizer import Optimizer, make_optimizer, select
 from paperlab.training.protocol import Batch, Task
@@ -61,6 +61,7 @@ def initial_state(config: Any, task: Task, optimizer: Optimizer, key: jax.Array,
         state=task_state,
         opt_state=optimizer.direction.init(select(params, optimizer.trained)),
         ema=jax.tree.map(jnp.copy, params) if config.train.ema_decay else None,
+        guard=guard.fresh(),
     )
 
 
@@ -74,7 +75,10 @@ def init_state(config: Any, task: Task, setup: Setup, batch: Batch) -> TrainStat
 def compile_step(config: Any, task: Task, setup: Setup) -> jax.stages.Compiled:
     """The step `(state, batch, key) -> (state, metrics)`, compiled for the layout of `setup`; the state is donated."""
     train = config.train
-    step = make_train_step(task, setup.optimizer, micro_batches=train.micro_batches, ema_decay=train.ema_decay)
+    rules = guard.rules(config.faults)
+    step = make_train_step(
+        task, setup.optimizer, micro_batches=train.micro_batches, ema_decay=train.ema_decay, rules=rules
+    )
     shardings = jax.tree.map(lambda x: x.sharding, setup.shapes)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, setup.placement.replicated))
     key = jax.eval_shape(jax.random.key, 0)

@@ -12,6 +12,7 @@ class TrainState(NamedTuple):
     state: what the task carries and gradients don't train.
     opt_state: moments of the trained parameters only.
     ema: exponential moving average of params, or None.
+    guard: what the run has seen of its own loss (`guard.Guard`).
     """
 
     step: Any
@@ -20,6 +21,7 @@ class TrainState(NamedTuple):
     state: Any
     opt_state: Any
     ema: Any
+    guard: Any
 
 
 def evaluation_params(state: TrainState) -> Any:

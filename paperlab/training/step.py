@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from paperlab.training import paths
+from paperlab.training import guard, paths
 from paperlab.training.optimizer import Optimizer, merge, select
 from paperlab.training.protocol import Batch, Metrics, Task, option
 from paperlab.training.state import TrainState
@@ -24,33 +24,41 @@ Tree = Any
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
-def make_train_step(task: Task, optimizer: Optimizer, *, micro_batches: int = 1, ema_decay: float = 0.0) -> TrainStep:
+def make_train_step(
+    task: Task,
+    optimizer: Optimizer,
+    *,
+    micro_batches: int = 1,
+    ema_decay: float = 0.0,
+    rules: guard.Rules | None = None,
+) -> TrainStep:
     """`train_step(state, batch, key, lr_scale=1.0) -> (state, metrics)`, to be jitted, scanned or vmapped.
 
-    metrics: the task's (sum, weight) pairs, "loss", "grad_norm" (before clipping), "learning_rate", and "nonfinite":
-    the number of entries of loss and gradient that are not finite.
+    metrics: the task's (sum, weight) pairs, "loss", "grad_norm" (before clipping), "learning_rate"; "nonfinite": the
+    number of entries of loss and gradient that are not finite; "spike": by how many deviations the loss stands above its
+    running mean where that makes it a spike, else 0. A step with either of these two changes nothing but the counts of
+    steps and data. `rules` say what a spike is; without them none is.
     """
+    watched = guard.Rules() if rules is None else rules
     gradient = make_gradient(task, optimizer, micro_batches)
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array, lr_scale: Any = 1.0) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, (loss, weight), metrics, task_state = gradient(state, batch, key)
+        nonfinite = count_nonfinite((grads, loss))
+        seen, counts, spike = guard.watch(state.guard, loss / weight, nonfinite, watched)
         params, opt_state, rate = update(optimizer, grads, state, lr_scale)
         one = jnp.ones((), jnp.float32)
         own = {
             "grad_norm": (optax.tree.norm(grads), one),
             "learning_rate": (rate, one),
-            "nonfinite": (count_nonfinite((grads, loss)), one),
+            "nonfinite": (nonfinite, one),
+            "spike": (spike, one),
         }
-        state = TrainState(
-            step=state.step + 1,
-            data_index=state.data_index + 1,
-            params=params,
-            state=task_state,
-            opt_state=opt_state,
-            ema=move_average(state.ema, params, ema_decay, state.step),
-        )
-        return state, {"loss": (loss, weight), **metrics, **own}
+        ema = move_average(state.ema, params, ema_decay, state.step)
+        new = TrainState(state.step + 1, state.data_index + 1, params, task_state, opt_state, ema, seen)
+        kept = state._replace(step=new.step, data_index=new.data_index, guard=seen)
+        return guard.choose(counts, new, kept), {"loss": (loss, weight), **metrics, **own}
 
     return train_step
 

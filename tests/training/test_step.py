@@ -168,4 +168,4 @@ def test_micro_batches_take_their_own_rows_of_the_state():
 
 
 def test_state_is_a_tree_of_named_parts():
-    assert TrainState._fields == ("step", "data_index", "params", "state", "opt_state", "ema")
+    assert TrainState._fields == ("step", "data_index", "params", "state", "opt_state", "ema", "guard")

@@ -27,6 +27,7 @@ def tiny_config(**changes: Any) -> ConfigDict:
             "mesh": {**defaults.MESH, "data": 1},
             "log": dict(defaults.LOG),
             "profile": dict(defaults.PROFILE),
+            "faults": dict(defaults.FAULTS),
         }
     )
     with config.unlocked(), config.ignore_type():
