@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import re
 import traceback
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -20,9 +19,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from paperlab.checks import check_complete, check_values
 from paperlab.discovery import find, names
 from paperlab.errors import ConfigError
-from paperlab.limits import SEED, Limit, above, at_least, hold, one_of, share
+from paperlab.limits import did_you_mean
 from paperlab.overrides import flatten
 
 TRAIN = {"steps": 1000, "micro_batches": 1, "log_every": 10, "checkpoint_every": 200, "ema_decay": 0.0}
@@ -59,6 +59,22 @@ PROFILE = {"steps": ""}
 # decay: of that mean.
 FAULTS = {"policy": "stop", "spike": 0.0, "warmup": 50, "decay": 0.98, "skips": 10, "rollbacks": 3}
 FAULT_POLICIES = ("stop", "skip", "rollback")
+
+# What every config has; {}: the task, the model and the mixers say what.
+SECTIONS: dict[str, Any] = {
+    **dict.fromkeys(("slug", "variant", "program", "init_from"), ""),
+    "seed": 0,
+    "task": {"name": ""},
+    "model": {"name": ""},
+    **{name: {} for name in ("mixers", "data", "evaluators")},
+    "train": TRAIN,
+    "optim": OPTIM,
+    "checkpoint": CHECKPOINT,
+    "mesh": MESH,
+    "log": LOG,
+    "profile": PROFILE,
+    "faults": FAULTS,
+}
 
 # These may differ between a run and its resumption: they don't change what is computed (micro-batches only the order of sums).
 FREE = ("mesh", "log", "evaluators", "profile", "checkpoint", "faults", "slug", "variant")
@@ -110,92 +126,101 @@ def load_experiment(reference: str) -> ConfigDict:
       ConfigError: no such file or variant, no `get_config`, or one that raises.
     """
     path, _, variant = reference.partition(":")
-    file = Path(path)
-    if not file.is_file():
-        near = get_close_matches(path, [str(p) for p in Path("experiments").glob("*.py")], n=1, cutoff=0.4)
-        raise ConfigError(f"--config: there is no file {path!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--config: {path!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"--config: {path} does not load: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
+    module = _load_module(path)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
         raise ConfigError(f"--config: {path} has no function get_config(variant)")
     variants = getattr(module, "VARIANTS", None)
-    if variants is not None and variant not in variants:
-        known = [name for name in variants if name]
-        near = get_close_matches(variant, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    if isinstance(variants, Mapping | list | tuple | set) and variant not in variants:
+        known = [str(name) for name in variants if name]
+        hint = did_you_mean(variant, known) if known else "it has none"
         raise ConfigError(f"--config: {path} has no variant {variant!r}: {hint}")
     try:
-        config = module.get_config(variant)
+        config = get_config(variant)
     except ConfigError:
         raise
-    except Exception as error:
-        raise ConfigError(f"--config: {path}: get_config raised {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"--config: {path}: get_config raised {_described(error, path)}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"--config: {path}: get_config must return a ConfigDict, not {type(config).__name__}")
     with config.unlocked():
-        config.slug, config.variant = file.stem, variant
+        config.slug, config.variant = Path(path).stem, variant
     return config
+
+
+def _load_module(path: str) -> ModuleType:
+    file = Path(path)
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        raise ConfigError(f"--config: cannot read {path!r}: {error.strerror or error}") from None
+    if not is_file:
+        near = get_close_matches(path, [str(p) for p in Path("experiments").glob("*.py")], n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else "give the path of an experiment, such as experiments/gla.py"
+        raise ConfigError(f"--config: there is no file {path!r}; {hint}")
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(
+            f"--config: {path!r} is not a Python file (.py): give one with a function get_config(variant)"
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"--config: {path} does not load: {_described(error, path)}") from error
+    return module
+
+
+def _described(error: BaseException, path: str) -> str:
+    """An exception with the line of the experiment file that it came from."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(path)]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
     """A checked copy in which only what is used is left: the mixers that the model names.
 
     Raises:
-      ConfigError: sizes that are not positive, shares outside 0..1, unknown evaluator splits, and the like.
+      ConfigError: a field that is missing or of another type, a name that nothing has, sizes that are not positive,
+        shares outside 0..1, options that do not go together, and the like.
     """
+    check_complete(config, SECTIONS)
     resolved = ConfigDict(config.to_dict(), convert_dict=True)
-    model = find("models", resolved.model.name)
-    used = model.mixers_of(resolved) if hasattr(model, "mixers_of") else set()
+    rooms = {"data": importlib.import_module("paperlab.data")}
+    for section in ("task", "model"):
+        rooms[section] = _room(resolved, section)
+    used = rooms["model"].mixers_of(resolved) if hasattr(rooms["model"], "mixers_of") else set()
+    resolved.mixers = ConfigDict({name: options for name, options in resolved.mixers.items() if name in used})
     for name in used:
         find("mixers", name)
-    resolved.mixers = ConfigDict({name: options for name, options in resolved.mixers.items() if name in used})
-    check(resolved)
+    for name in resolved.mixers:
+        rooms[f"mixers.{name}"] = mixer = find("mixers", name)
+        check_complete(resolved.mixers[name], mixer_defaults(mixer), f"mixers.{name}")
+    for name, evaluator in resolved.evaluators.items():
+        check_complete(evaluator, EVALUATORS["val"], f"evaluators.{name}")
+    if resolved.program:
+        find("programs", resolved.program)
+    check_complete(resolved, {"data": rooms["data"].DEFAULTS})
+    check_values(resolved, rooms)
+    check_faults(resolved.faults)
     return resolved.lock()
 
 
-def check(config: ConfigDict) -> None:
-    """Raises ConfigError for values that no run can use, whatever its task and model."""
-    positive = ("train.steps", "train.micro_batches", "train.log_every", "data.sequence_length", "data.batch_size")
-    for path, value in flatten(config):
-        if path in positive and value < 1:
-            raise ConfigError(f"config.{path}={value}: must be at least 1")
-    train, optim, mesh = config.train, config.optim, config.mesh
-    shares = {"optim.warmup": optim.warmup, "train.ema_decay": train.ema_decay, "optim.final_lr": optim.final_lr}
-    for path, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"config.{path}={value}: must lie between 0 and 1")
-    if train.ema_decay == 1:
-        raise ConfigError("config.train.ema_decay=1.0: the average would never move; use 0.999 or less")
-    for path, value in {
-        "optim.lr": optim.lr,
-        "optim.clip": optim.clip,
-        "optim.weight_decay": optim.weight_decay,
-    }.items():
-        if not value >= 0:
-            raise ConfigError(f"config.{path}={value}: must not be negative")
-    for axis in ("data", "fsdp", "tensor"):
-        if mesh[axis] < 1 and not (axis == "data" and mesh[axis] == -1):
-            raise ConfigError(f"config.mesh.{axis}={mesh[axis]}: must be at least 1" + " (or -1)" * (axis == "data"))
-    for name, evaluator in config.evaluators.items():
-        if evaluator.batches < 0 or evaluator.every < 0:
-            raise ConfigError(
-                f"config.evaluators.{name}: every and batches must not be negative (0 = only at the end, all)"
-            )
-    if train.checkpoint_every < 0:
-        raise ConfigError(
-            f"config.train.checkpoint_every={train.checkpoint_every}: must be 0 (only at the end) or more"
-        )
-    if config.data.get("batch_size", train.micro_batches) % train.micro_batches:
-        raise ConfigError(
-            f"config.train.micro_batches={train.micro_batches} does not divide config.data.batch_size={config.data.batch_size}"
-        )
-    check_faults(config.faults)
+def _room(config: ConfigDict, section: str) -> ModuleType:
+    """The module of `config.<section>.name`, whose fields the section must have."""
+    name = config[section].name
+    try:
+        module = find(f"{section}s", name)
+    except ConfigError as error:
+        raise ConfigError(f"config.{section}.name={name!r}: {error}") from None
+    cure = (
+        f"{section} {name!r} has other fields than this config; say base_config({section}={name!r}) in the experiment"
+    )
+    check_complete(config[section], getattr(module, "DEFAULTS", {}), section, cure)
+    return module
 
 
 def check_faults(faults: ConfigDict) -> None:
@@ -221,21 +246,28 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The inverse of `to_json`: lists become the tuples that they were."""
+    """The inverse of `to_json`: lists become the tuples that they were. Raises ConfigError where the text is no config."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: tuples(item) for key, item in value.items()}
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text)), convert_dict=True).lock()
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds no object but {type(values).__name__}")
+        return ConfigDict(tuples(values), convert_dict=True).lock()
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"not a config: {error}") from error
 
 
 def mathematics(config: ConfigDict) -> dict[str, Any]:
     """The fields that change what is computed, as a flat dictionary of plain JSON values."""
     flat = dict(flatten(json.loads(config.to_json_best_effort())))
     free = tuple(f"{name}." for name in FREE)
-    return {path: v for path, v in flat.items() if not path.startswith(free) and path not in (*FREE, *FREE_FIELDS)}
+    flat = {path: v for path, v in flat.items() if not path.startswith(free) and path not in (*FREE, *FREE_FIELDS)}
+    return {path: v + 0.0 if isinstance(v, float) else v for path, v in flat.items()}  # -0.0 is 0.0
 
 
 def digest(config: ConfigDict) -> str:

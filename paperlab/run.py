@@ -24,8 +24,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from paperlab import workdir as workdirs
-from paperlab.config import ConfigError, load_experiment, override, parse_value, resolve, to_json
-from paperlab.config import field as config_field
+from paperlab.config import load_experiment, resolve, to_json
+from paperlab.errors import ConfigError
+from paperlab.overrides import field, override, parse_value
 
 INTERRUPTED = 75
 
@@ -110,7 +111,7 @@ def expand(reference: str, overrides: dict[str, list[str]]) -> list[tuple[Config
     base = load_experiment(reference)
     choices = []
     for path, texts in overrides.items():
-        old = config_field(base, path)
+        old = field(base, path)
         numeric = isinstance(old, int | float)
         values = [value for text in texts for value in (text.split(",") if numeric else [text])]
         for value in values:

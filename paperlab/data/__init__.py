@@ -6,6 +6,8 @@
 serves it, `baselines` says what a reader would compare with, `synthetic/` makes tasks out of integers.
 """
 
+from paperlab.limits import SEED, at_least, between, one_of, share
+
 DEFAULTS = {
     "source": "stdlib",  # "stdlib" | "files" | "hf"; a non-empty `path` means "files", whatever is written here
     "path": "",  # a .txt/.jsonl/.parquet/.bin file, a folder (searched recursively) or a glob
@@ -24,4 +26,15 @@ DEFAULTS = {
     "hf_config": "",
     "hf_split": "train",
     "hf_validation_split": "",  # empty: `validation_share` of `hf_split`
+}
+
+LIMITS = {
+    "source": one_of("stdlib", "files", "hf"),
+    "vocab_size": at_least(0, "0: the tokenizer's"),
+    "sequence_length": at_least(1, "tokens"),
+    "batch_size": at_least(1, "rows of all processes together"),
+    "order": one_of("shuffled", "contiguous"),
+    "validation_share": share(below=True),
+    "max_bytes": between(0, 2**62, "0: all"),
+    "shuffle_seed": SEED,
 }

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 from jax import Array
 
+from paperlab.errors import ConfigError
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda x: x,
     "silu": jax.nn.silu,
@@ -20,5 +22,5 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def activation(name: str, field: str) -> Callable[[Array], Array]:
     """The function called `name`; `field` is the option that named it, for the error message."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"{field}={name!r}: choose one of {', '.join(ACTIVATIONS)}")
+        raise ConfigError(f"{field}={name!r}: choose one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from paperlab.errors import ConfigError
 from paperlab.layers.linear import linear
 from paperlab.layers.rotary import rotate
 from paperlab.layers.segments import UNKNOWN, document_starts, last_start, next_segment
+from paperlab.limits import above, at_least, hold, one_of
 
 SHARDING = (
     (r"mixer/(q|k|v)/kernel$", ("fsdp", "tensor")),
@@ -27,6 +29,14 @@ SHARDING = (
 )
 
 POSITIONS = ("rope", "learned", "none")
+LIMITS = {
+    "kv_heads": at_least(0, "0: as many as heads"),
+    "window": at_least(0, "0: all tokens"),
+    "position": one_of(*POSITIONS),
+    "rope_theta": above(0),
+    "max_positions": at_least(1),
+    "init_std": at_least(0),
+}
 State = dict[str, Array]
 
 
@@ -50,6 +60,7 @@ class Mixer(nn.Module):
     init_std: float = 0.02
 
     def setup(self) -> None:
+        self.check()
         G, D = self.head_sizes()
         dense = partial(linear, dtype=self.dtype, std=self.init_std)
         self.q, self.k, self.v = (dense(n * D, bias=self.bias) for n in (self.heads, G, G))
@@ -61,17 +72,24 @@ class Mixer(nn.Module):
     @nn.nowrap
     def head_sizes(self) -> tuple[int, int]:
         """(G, D): number of key-value heads, channels of a head."""
-        G = self.kv_heads or self.heads
-        if self.width % self.heads or self.heads % G:
-            raise ValueError(
-                f"attention: heads={self.heads} must divide width={self.width}, and kv_heads={G} must divide heads"
+        return self.kv_heads or self.heads, self.width // self.heads
+
+    @nn.nowrap
+    def check(self) -> None:
+        """Raises ConfigError for options out of range, or that do not go together."""
+        hold({name: getattr(self, name) for name in LIMITS}, LIMITS, "config.mixers.attention.")
+        heads, width = self.heads, self.width
+        if width % heads:
+            raise ConfigError(f"config.model.heads={heads} must divide config.model.width={width}: change one of them")
+        if self.kv_heads and heads % self.kv_heads:
+            raise ConfigError(
+                f"config.mixers.attention.kv_heads={self.kv_heads} must divide config.model.heads={heads} (0: as many)"
             )
-        D = self.width // self.heads
-        if self.position not in POSITIONS:
-            raise ValueError(f"attention: position={self.position!r}: choose one of {', '.join(POSITIONS)}")
-        if self.position == "rope" and D % 2:
-            raise ValueError(f"attention: rotation needs an even number of channels a head, width / heads is {D}")
-        return G, D
+        if self.position == "rope" and width // heads % 2:
+            raise ConfigError(
+                f"config.model.heads={heads}: rotation (config.mixers.attention.position='rope') needs an even number of "
+                f"channels a head, width / heads is {width // heads}"
+            )
 
     def __call__(
         self,

@@ -18,11 +18,14 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from kernels_pallas import gla, gla_step
-from paperlab.layers.activations import activation
+from kernels_pallas.gated_linear_attention.api import IMPLEMENTATIONS
+from paperlab.errors import ConfigError
+from paperlab.layers.activations import ACTIVATIONS, activation
 from paperlab.layers.convolution import ShortConvolution
 from paperlab.layers.linear import linear, xavier_linear
 from paperlab.layers.norms import NORMS, at_least_float32
 from paperlab.layers.segments import UNKNOWN, keep_if_continued, next_segment, runs
+from paperlab.limits import Limit, above, at_least, hold, one_of
 
 SHARDING = (
     (r"mixer/(q|k|v|output_gate|gate_up|beta_up)/kernel$", ("fsdp", "tensor")),
@@ -31,6 +34,25 @@ SHARDING = (
 )
 
 GATES = ("channel", "scalar", "fixed", "none")
+LIMITS = {
+    "expand_k": above(0),
+    "expand_v": above(0),
+    "kv_heads": at_least(0, "0: as many as heads"),
+    "gate": one_of(*GATES),
+    "gate_low_rank": at_least(0, "0: full"),
+    "gate_temperature": above(0),
+    "gate_clamp": Limit(high=0, note="it bounds log alpha from below; 0: not at all"),
+    "norm": one_of(*NORMS, "none"),
+    "norm_eps": above(0),
+    "output_gate_activation": one_of(*ACTIVATIONS),
+    "feature_map": one_of(*ACTIVATIONS),
+    "conv_width": at_least(1),
+    "impl": one_of(*IMPLEMENTATIONS),
+    "chunk": at_least(0, "a power of two, or 0: the kernel's"),
+    "sub_chunk": at_least(0, "a power of two, or 0: the kernel's"),
+    "weight_init": one_of("normal", "xavier"),
+    "init_std": at_least(0),
+}
 State = dict[str, Array]
 
 
@@ -79,8 +101,8 @@ class Mixer(nn.Module):
     init_std: float = 0.02
 
     def setup(self) -> None:
+        self.check()
         G, K, V = self.head_sizes()
-        self._check()
         dense = partial(linear, dtype=self.dtype, std=self.init_std)
         small = partial(xavier_linear, dtype=self.dtype) if self.weight_init == "xavier" else dense
         self.q, self.k, self.v = small(self.heads * K), small(G * K), dense(G * V)
@@ -106,17 +128,32 @@ class Mixer(nn.Module):
     @nn.nowrap
     def head_sizes(self) -> tuple[int, int, int]:
         """(G, K, V): number of key-value heads, channels of a key head, channels of a value head."""
-        G = self.kv_heads or self.heads
-        K, k_rest = divmod(round(self.width * self.expand_k), self.heads)
-        V, v_rest = divmod(round(self.width * self.expand_v), self.heads)
-        if k_rest or v_rest or not K or not V:
-            raise ValueError(
-                f"gla: width={self.width} times expand_k={self.expand_k} and times expand_v={self.expand_v} "
-                f"must both be multiples of heads={self.heads}"
+        K, V = (round(self.width * expand) // self.heads for expand in (self.expand_k, self.expand_v))
+        return self.kv_heads or self.heads, K, V
+
+    @nn.nowrap
+    def check(self) -> None:
+        """Raises ConfigError for options out of range, or that do not go together."""
+        hold({name: getattr(self, name) for name in LIMITS}, LIMITS, "config.mixers.gla.")
+        heads, width = self.heads, self.width
+        channels = [round(width * expand) for expand in (self.expand_k, self.expand_v)]
+        if any(n % heads or n < heads for n in channels):
+            raise ConfigError(
+                f"config.model.heads={heads}: width={width} times config.mixers.gla.expand_k={self.expand_k} and times "
+                f"expand_v={self.expand_v} are {channels[0]} and {channels[1]}, and must both be multiples of heads={heads}"
             )
-        if self.heads % G:
-            raise ValueError(f"gla: kv_heads={G} must divide heads={self.heads}")
-        return G, K, V
+        if self.kv_heads and heads % self.kv_heads:
+            raise ConfigError(
+                f"config.mixers.gla.kv_heads={self.kv_heads} must divide config.model.heads={heads} (0: as many)"
+            )
+        for name in ("chunk", "sub_chunk"):
+            size = getattr(self, name)
+            if size & (size - 1):
+                raise ConfigError(f"config.mixers.gla.{name}={size} must be a power of two (or 0: the kernel's)")
+        if self.chunk and self.sub_chunk > self.chunk:
+            raise ConfigError(
+                f"config.mixers.gla.sub_chunk={self.sub_chunk} must not be larger than config.mixers.gla.chunk={self.chunk}"
+            )
 
     def __call__(
         self,
@@ -129,19 +166,22 @@ class Mixer(nn.Module):
         before = None if state is None else keep_if_continued(state, segment_ids, state["segment"])
         q, k, v, tails = self._projections(x_BxTxD, before, state, segment_ids)
         log_alpha, log_beta = self._log_alpha(x_BxTxD), self._log_beta(x_BxTxD)
-        o, after = gla(
-            q,
-            k,
-            v,
-            log_alpha,
-            log_beta=log_beta,
-            initial_state=None if before is None else before["S"],
-            output_final_state=state is not None,
-            segment_ids=segment_ids,
-            chunk=self.chunk or None,
-            sub_chunk=self.sub_chunk or None,
-            impl=self.impl,
-        )
+        try:
+            o, after = gla(
+                q,
+                k,
+                v,
+                log_alpha,
+                log_beta=log_beta,
+                initial_state=None if before is None else before["S"],
+                output_final_state=state is not None,
+                segment_ids=segment_ids,
+                chunk=self.chunk or None,
+                sub_chunk=self.sub_chunk or None,
+                impl=self.impl,
+            )
+        except ValueError as error:  # no kernel for this device or these sizes
+            raise ConfigError(f"config.mixers.gla.{error}") from error
         self._sow(k, log_alpha, o)
         y = self._output(o, x_BxTxD)
         if state is None or after is None:
@@ -227,13 +267,3 @@ class Mixer(nn.Module):
             log_alpha = jnp.zeros(()) if log_alpha is None else log_alpha
             self.sow("intermediates", "log_alpha", jnp.broadcast_to(log_alpha, k.shape))
             self.sow("intermediates", "core_out", o)
-
-    def _check(self) -> None:
-        choices = {"gate": GATES, "norm": (*NORMS, "none"), "weight_init": ("normal", "xavier")}
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"gla: {field}={getattr(self, field)!r}: choose one of {', '.join(allowed)}")
-        if self.gate_clamp > 0:
-            raise ValueError(
-                f"gla: gate_clamp={self.gate_clamp} must be negative (it bounds log alpha from below), or 0"
-            )

@@ -21,11 +21,13 @@ from jax.typing import DTypeLike
 
 from paperlab.depth.stack import scan_pattern
 from paperlab.discovery import find
+from paperlab.errors import ConfigError
 from paperlab.layers.block import Block
 from paperlab.layers.linear import matmul
 from paperlab.layers.mlp import ffn_width
 from paperlab.layers.norms import RMSNorm
 from paperlab.layers.sharding import constrain_rows
+from paperlab.limits import above, at_least, hold, one_of, share
 
 DEFAULTS = {
     "mixer": "gla",
@@ -58,6 +60,19 @@ REMAT = {
     "dots": lambda body: jax.checkpoint(
         body, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
+}
+LIMITS = {
+    "width": at_least(1),
+    "depth": at_least(1, "layers"),
+    "heads": at_least(1),
+    "ffn_multiple": at_least(1),
+    "vocab_multiple": at_least(1),
+    "norm_eps": above(0),
+    "dropout": share(below=True),
+    "init_std": at_least(0),
+    "remat": one_of(*REMAT),
+    "unroll": at_least(1, "periods of layers in a turn of the loop"),
+    "dtype": one_of("float32", "bfloat16", "float16", "float64"),
 }
 _RESIDUAL_OUTPUT = re.compile(r"(out|down)/kernel$")
 
@@ -177,11 +192,7 @@ class LanguageModel(nn.Module):
     @nn.nowrap
     def block(self, name: str) -> Block:
         """One layer around mixer `name`, detached: `block.apply({"params": layer}, x, ...)`."""
-        options = dict(dict(self.mixers)[name])
-        try:
-            mixer = find("mixers", name).Mixer(self.width, self.heads, self.dtype, **options, parent=None)
-        except TypeError as error:
-            raise ValueError(f"mixers.{name}: {str(error).partition(') ')[2] or error}") from None
+        mixer = _mixer(name, dict(dict(self.mixers)[name]), self.width, self.heads, self.dtype)
         return Block(
             mixer,
             self.width,
@@ -248,28 +259,30 @@ def make(config: Any, vocab_size: int) -> LanguageModel:
     Args:
       config: ConfigDict or dict with the sections `model` (keys of DEFAULTS) and `mixers` ({name: options}).
       vocab_size: number of different tokens.
+
+    Raises:
+      ConfigError: see `check`.
     """
-    options = {**DEFAULTS, **{key: value for key, value in dict(config["model"]).items() if key in DEFAULTS}}
-    pattern = _pattern(options.pop("mixer"), options.pop("hybrid"))
-    if options["depth"] < 1:
-        raise ValueError(f"model.depth={options['depth']}: needs at least one layer")
-    if not all(pattern):
-        raise ValueError(f"model.hybrid={config['model']['hybrid']!r}: needs names of mixers between its commas")
-    if options["remat"] not in REMAT:
-        raise ValueError(f"model.remat={options['remat']!r}: choose one of {', '.join(REMAT)}")
-    if options["dtype"] not in ("float32", "bfloat16", "float16", "float64"):
-        raise ValueError(f"model.dtype={options['dtype']!r}: choose float32 or bfloat16")
+    check(config)
+    options, pattern, chosen = _options(config)
     options["dtype"] = jnp.dtype(options["dtype"])
-    sections = config.get("mixers", {})
-    chosen = tuple(
-        MixerChoice(name, tuple(dict(sections[name]).items()) if name in sections else ())
-        for name in dict.fromkeys(pattern)
-    )
     return LanguageModel(vocab_size, chosen, pattern, **options)
 
 
+def check(config: Any) -> None:
+    """Raises ConfigError for options out of range, or that do not go together, such as heads that do not divide the width."""
+    options, _, chosen = _options(config)
+    hold(options, LIMITS, "config.model.")
+    if options["dtype"] == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("config.model.dtype='float64': jax computes in float32 unless JAX_ENABLE_X64=1 is set")
+    for name, mixer in chosen:
+        made = _mixer(name, dict(mixer), options["width"], options["heads"], jnp.dtype(options["dtype"]))
+        if hasattr(made, "check"):
+            made.check()
+
+
 def mixers_of(config: Any) -> set[str]:
-    """Names of the mixers that `config` puts into the model."""
+    """Names of the mixers that `config` puts into the model. Raises ConfigError for one that there is not."""
     return set(_pattern(config["model"]["mixer"], config["model"]["hybrid"]))
 
 
@@ -280,5 +293,33 @@ def matmul_parameters(params: Any) -> int:
     return sum(math.prod(a.shape) for a in jax.tree.leaves(own)) - looked_up
 
 
+def _options(config: Any) -> tuple[dict[str, Any], tuple[str, ...], tuple[MixerChoice, ...]]:
+    """(fields of the model with defaults, pattern of mixers, their options)."""
+    options = {**DEFAULTS, **{key: value for key, value in dict(config["model"]).items() if key in DEFAULTS}}
+    pattern = _pattern(options.pop("mixer"), options.pop("hybrid"))
+    sections = config.get("mixers", {})
+    chosen = tuple(
+        MixerChoice(name, tuple(dict(sections[name]).items()) if name in sections else ())
+        for name in dict.fromkeys(pattern)
+    )
+    return options, pattern, chosen
+
+
 def _pattern(mixer: str, hybrid: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (hybrid or mixer).split(","))
+    field, value = ("hybrid", hybrid) if hybrid else ("mixer", mixer)
+    pattern = tuple(name.strip() for name in value.split(","))
+    if not all(pattern):
+        raise ConfigError(f"config.model.{field}={value!r}: say names of mixers with a comma between each two")
+    for name in dict.fromkeys(pattern):
+        try:
+            find("mixers", name)
+        except ConfigError as error:
+            raise ConfigError(f"config.model.{field}={value!r}: {error}") from None
+    return pattern
+
+
+def _mixer(name: str, options: dict[str, Any], width: int, heads: int, dtype: DTypeLike) -> Any:
+    try:
+        return find("mixers", name).Mixer(width, heads, dtype, **options, parent=None)
+    except TypeError as error:
+        raise ConfigError(f"config.mixers.{name}: {str(error).partition(') ')[2] or error}") from None
