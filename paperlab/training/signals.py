@@ -1,47 +1,88 @@
-"""SIGTERM and SIGINT ask for a stop at the end of the step; a second SIGINT stops at once."""
+"""SIGTERM, SIGINT and SIGUSR1 (which Slurm can send ahead of its time limit) ask for a stop; a second SIGINT stops at once.
+
+Before the trainer has anything to save they end the program where it stands (`at_once`); from then on they are only
+noted, and the loop asks between steps, and between the batches of an evaluation (`StopRequest`).
+"""
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Any
 
-import jax
-import numpy as np
+ASK = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
+
+class Interrupted(BaseException):
+    """A signal came while there was nothing to save; the text is its name."""
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Context in which the signals raise `Interrupted` from wherever the main thread is."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    before = _install(stop)
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 class StopRequest:
-    """Context in which `requested(step)` tells whether to stop after `step`; all processes get the same answer."""
+    """Context in which `requested(count)` tells whether to stop; all processes get the same answer.
+
+    Args:
+      agree_every: several processes compare notes at every count that this divides, since all must stop at the same one.
+    """
 
     def __init__(self, agree_every: int = 1):
         self._name = ""
+        self._agreed = False
         self._agree_every = max(agree_every, 1)
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._ask)
+        self._before = _install(self._ask)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        _restore(self._before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._name and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._name = signal.Signals(number).name
+        self._name = self._name or signal.Signals(number).name
 
     @property
     def name(self) -> str:
         """The signal that came first, or "another process"."""
         return self._name or "another process"
 
-    def requested(self, step: int) -> bool:
-        """Several processes compare notes every `agree_every` steps, since all must stop at the same one."""
+    def requested(self, count: int = 0) -> bool:
+        """Whether to stop after this many steps or batches; 0 is a place where all processes compare notes."""
+        import jax
+
         if jax.process_count() == 1:
             return bool(self._name)
-        if step % self._agree_every:
-            return False
-        from jax.experimental import multihost_utils
+        if not self._agreed and count % self._agree_every == 0:
+            import numpy as np
+            from jax.experimental import multihost_utils
 
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self._name)))))
+            self._agreed = bool(np.any(multihost_utils.process_allgather(np.asarray(bool(self._name)))))
+        return self._agreed
+
+
+def _install(handler: Any) -> dict[int, Any]:
+    """Sets the handler where that is allowed; returns those before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in ASK}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)

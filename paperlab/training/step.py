@@ -54,6 +54,7 @@ def make_train_step(
             "learning_rate": (rate, one),
             "nonfinite": (nonfinite, one),
             "spike": (spike, one),
+            "discarded_in_a_row": (seen.row.astype(jnp.float32), one),
         }
         ema = move_average(state.ema, params, ema_decay, state.step)
         new = TrainState(state.step + 1, state.data_index + 1, params, task_state, opt_state, ema, seen)

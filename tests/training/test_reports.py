@@ -27,7 +27,8 @@ from tests.training.tiny_task import TinyTask, draw, tiny_config
 
 
 def metrics(loss, weight=1.0, nonfinite=0.0):
-    return {"loss": (loss * weight, weight), "grad_norm": (1.0, 1.0), "nonfinite": (nonfinite, 1.0)}
+    watched = {"nonfinite": (nonfinite, 1.0), "spike": (0.0, 1.0), "discarded_in_a_row": (0.0, 1.0)}
+    return {"loss": (loss * weight, weight), "grad_norm": (1.0, 1.0), **watched}
 
 
 # metrics
@@ -75,6 +76,7 @@ def test_clock_leaves_pauses_out_and_counts_time_before(monkeypatch):
         "tokens_per_second": 20.0,
         "steps_per_second": 2.0,
         "seconds": 52.0,
+        "data_wait": 0.0,
         "mfu": 1.0,
         "eta": 3.0,
     }

@@ -54,7 +54,7 @@ def whole(tmp_path_factory):
 
 
 def without_times(workdir):
-    timed = ("tokens_per_second", "steps_per_second", "seconds")
+    timed = ("tokens_per_second", "steps_per_second", "seconds", "data_wait")
     return [{k: v for k, v in line.items() if k not in timed} for line in read(workdir / "metrics.jsonl")]
 
 
