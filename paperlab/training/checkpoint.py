@@ -3,26 +3,29 @@
     checkpoints/<step>/state/     the train state, each leaf under its path (orbax, OCDBT), and `digests`, one a leaf
     checkpoints/<step>/metadata/  JSON: step, data_index, metrics, config, leaves {path: [shape, dtype]} ...
 
-A checkpoint is written beside its place in the background and renamed at the end, digests and metadata with it. On
-restore every leaf is digested again: a damaged, half-written or missing one is reported in one line and the one before
-it is used.
+A checkpoint is written beside its place in the background and renamed at the end, digests and metadata with it; older
+ones go only when it is on the disk for good. On restore every leaf is digested again: a damaged, half-written or missing
+one is reported in one line, set aside as `<step>.damaged`, and the one before it is used. When none is good nothing is
+touched and nothing is trained: what to do with what is left is for a person to say.
 """
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from paperlab.errors import ConfigError
 from paperlab.training import paths
 from paperlab.training.digest import digests
+from paperlab.training.disk import flush_to_disk, why
 from paperlab.training.restore import (
     CheckpointError,
     Restored,
     all_steps,
-    import_orbax,
-    one_line,
     read_metadata,
     restore,
     restore_params,
@@ -31,8 +34,10 @@ from paperlab.training.restore import (
     with_elements,
 )
 from paperlab.training.retention import kept
+from paperlab.training.storage import import_orbax
 
 Tree = Any
+DAMAGED = ".damaged"  # after the step, in the name of what was set aside
 
 __all__ = ["CheckpointError", "Checkpoints", "Restored", "all_steps", "restore", "restore_params"]
 
@@ -62,7 +67,7 @@ class Checkpoints:
             items["metadata"] = ocp.args.JsonSave({"metadata": metadata, "sha256": sha256(metadata)})
             self._saver.save(self.directory / str(step), args=ocp.args.Composite(**items), force=True)
         except Exception as error:
-            raise _write_error(self.directory / str(step), error) from error
+            raise self._unwritten(step, error) from error
         if not self.policy.asynchronous:
             self.wait()
 
@@ -77,8 +82,10 @@ class Checkpoints:
         step, self._last = self._last, None
         try:
             self._saver.wait_until_finished()
+            if jax.process_index() == 0:
+                flush_to_disk(self.directory / str(step))
         except Exception as error:
-            raise _write_error(self.directory / str(step), error) from error
+            raise self._unwritten(step, error) from error
         self._prune()
 
     def close(self) -> None:
@@ -88,39 +95,59 @@ class Checkpoints:
             self._saver = None
 
     def restore_latest(self, target: Tree, *, set_aside: bool = True) -> Restored | None:
-        """The newest good checkpoint in the layout of `target` (shapes with shardings), or None.
+        """The newest good checkpoint in the layout of `target` (shapes with shardings), or None where none was written.
 
         Damaged ones are reported, and set aside under another name, since the run will come past their step again; with
         `set_aside=False` the directory is only read.
 
         Raises:
-          ConfigError: a sound checkpoint holds other leaves than `target`.
+          ConfigError: a sound checkpoint holds other leaves than `target`, or checkpoints were written but none is good.
         """
         if set_aside:
             self._sweep()
-        found = all_steps(self.directory)
-        for step in reversed(found):
+        damaged: dict[int, CheckpointError] = {}
+        for step in reversed(_steps_everywhere(self.directory)):
             try:
-                return restore(self.directory / str(step), target)
+                restored = restore(self.directory / str(step), target)
             except CheckpointError as error:
-                self.say(f"{error}; the one before it is used")
-                if set_aside:
-                    self._set_aside(step)
-                if step == found[0]:
-                    self.say("no good checkpoint is left")
+                damaged[step] = error
+                continue
+            for lost, error in damaged.items():
+                name = self._set_aside(lost) if set_aside else ""
+                self.say(f"{error}; " + (f"set aside as {name}, " if name else "") + f"the one of step {step} is used")
+            return restored
+        for error in damaged.values():
+            self.say(f"{error}")
+        aside = sorted(path.name for path in self.directory.glob(f"*{DAMAGED}*"))
+        if damaged or aside:
+            left = ", ".join([*map(str, sorted(damaged)), *aside])
+            raise ConfigError(
+                f"{self.directory} has no good checkpoint left (damaged: {left}); nothing was changed: put a sound copy there, "
+                "remove the directory to train from the start, or name another --workdir"
+            )
         return None
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, step: int) -> str:
+        """Renames a damaged checkpoint, over nothing that was set aside before; returns the new name."""
+        names = (f"{step}{DAMAGED}{number or ''}" for number in itertools.count())
+        name = next(name for name in names if not (self.directory / name).exists())
         if jax.process_index() == 0:
-            aside = self.directory / f"{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.directory / str(step)).rename(aside)
+            try:
+                (self.directory / str(step)).rename(self.directory / name)
+            except OSError as error:
+                raise CheckpointError(f"{self.directory / str(step)} could not be set aside: {why(error)}") from error
+        return name
 
     def _sweep(self) -> None:
         """Removes what an interrupted save left behind."""
         if jax.process_index() == 0 and self.directory.is_dir():
             for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _unwritten(self, step: int, error: Exception) -> CheckpointError:
+        """What to raise when a save failed; its half-written files go, so that the disk has room again."""
+        self._sweep()
+        return CheckpointError(f"checkpoint {self.directory / str(step)} could not be written: {why(error)}")
 
     def _prune(self) -> None:
         if jax.process_index() != 0:
@@ -129,19 +156,27 @@ class Checkpoints:
         metrics = {step: _metrics(self.directory / str(step)) for step in steps}
         for step in set(steps) - kept(metrics, self.policy):
             doomed = self.directory / f"{step}.orbax-checkpoint-tmp-deleted"
-            (self.directory / str(step)).rename(doomed)
+            try:
+                (self.directory / str(step)).rename(doomed)
+            except OSError as error:
+                raise CheckpointError(f"{self.directory / str(step)} could not be removed: {why(error)}") from error
             shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _steps_everywhere(directory: Path) -> list[int]:
+    """`all_steps` as process 0 sees them: on a network file system others may see a moment earlier or later."""
+    steps = all_steps(directory)
+    if jax.process_count() == 1:
+        return steps
+    from jax.experimental import multihost_utils
+
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+    mine = np.resize(np.asarray(steps or [0], np.int32), count)
+    return [int(step) for step in multihost_utils.broadcast_one_to_all(mine)]
 
 
 def _metrics(path: Path) -> dict[str, float]:
     try:
         return read_metadata(path).get("metrics", {})
-    except CheckpointError:
+    except (CheckpointError, ConfigError):
         return {}
-
-
-def _write_error(path: Path, error: Exception) -> CheckpointError:
-    text = one_line(error)
-    full = any(sign in text for sign in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC", "Disk quota"))
-    reason = "the disk is full; free some space and run the same command again" if full else text
-    return CheckpointError(f"checkpoint {path} could not be written: {reason}")

@@ -4,15 +4,9 @@ Every leaf is digested again and compared with what was stored beside it; the me
 that lie with the machine (memory, permissions) are not taken for damage.
 """
 
-import gc
 import hashlib
 import json
-import logging
-import sys
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +17,7 @@ import numpy as np
 from paperlab.errors import ConfigError
 from paperlab.training import paths
 from paperlab.training.digest import digests
+from paperlab.training.storage import forget_failed_reads, read_arrays
 
 Tree = Any
 
@@ -51,8 +46,8 @@ def restore(path: Path, target: Tree) -> Restored:
     Raises:
       CheckpointError: it is damaged.  ConfigError: it is sound, but not of this shape.
     """
-    metadata = read_metadata(path)
     flat = storable(target)
+    metadata = _metadata(path, shared=_shared(flat))
     _same_leaves(path, metadata["leaves"], flat)
     values = _read(path, flat, metadata["leaves"])
     return Restored(unstorable(target, values), metadata)
@@ -85,7 +80,8 @@ def restore_params(workdir: Path, *, step: int | None = None, target: Tree | Non
 
 
 def _params_of(path: Path, target: Tree | None) -> Tree:
-    leaves = read_metadata(path)["leaves"]
+    shared = target is not None and _shared(paths.flatten(target))
+    leaves = _metadata(path, shared=shared)["leaves"]
     part = "ema/" if any(name.startswith("ema/") for name in leaves) else "params/"
     stored = {name: spec for name, spec in leaves.items() if name.startswith(part)}
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -99,14 +95,32 @@ def _params_of(path: Path, target: Tree | None) -> Tree:
     return paths.nest(values) if target is None else paths.map_with_name(lambda name, _: values[name], target)
 
 
+def _metadata(path: Path, *, shared: bool) -> dict[str, Any]:
+    """`read_metadata`, which either comes out well on every process of a shared restore or on none."""
+    metadata: dict[str, Any] = {}
+    failure: Exception | None = None
+    try:
+        metadata = read_metadata(path)
+    except (CheckpointError, ConfigError) as error:
+        failure = error
+    _raise_everywhere(path, failure, shared=shared)
+    return metadata
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The verified metadata of a checkpoint. Raises CheckpointError when it is missing or damaged."""
+    """The verified metadata of a checkpoint.
+
+    Raises:
+      CheckpointError: it is missing or damaged.  ConfigError: this machine cannot read it.
+    """
     try:
         stored = json.loads((path / "metadata" / "metadata").read_text(encoding="utf-8"))
         metadata = stored["metadata"]
         if stored["sha256"] != sha256(metadata):
             raise ValueError("its digest does not match")
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if _is_no_damage(error):
+            raise ConfigError(f"checkpoint {path} cannot be read here: {one_line(error)}") from error
         raise CheckpointError(f"checkpoint {path} is damaged (metadata: {one_line(error)})") from error
     return metadata
 
@@ -115,7 +129,8 @@ def _read(path: Path, wanted: dict[str, Any], leaves: dict[str, Any]) -> dict[st
     """The leaves of `wanted` {path: shape with sharding}, verified against the stored digests."""
     values, stored, failure = _read_unverified(path, wanted, len(leaves))
     if failure:
-        raise failure
+        forget_failed_reads()
+    _raise_everywhere(path, failure, shared=_shared(wanted))
     empty = {n: jnp.zeros(x.shape, x.dtype, device=x.sharding) for n, x in wanted.items() if 0 in x.shape}
     values = {name: {**values, **empty}[name] for name in wanted}
     position = {name: i for i, name in enumerate(leaves)}
@@ -129,62 +144,46 @@ def _read(path: Path, wanted: dict[str, Any], leaves: dict[str, Any]) -> dict[st
 
 def _read_unverified(path: Path, wanted: dict[str, Any], leaves: int) -> tuple[dict, Any, Exception | None]:
     """(values, digests, None), or what went wrong, without the frames that hold orbax's pending reads."""
-    ocp = import_orbax()
     whole = next(iter(wanted.values())).sharding
     copied = whole if isinstance(whole, jax.sharding.SingleDeviceSharding) else _replicated(whole)
     count = jax.ShapeDtypeStruct((leaves,), jnp.uint32, sharding=copied)
-    item = paths.nest({**with_elements(wanted), "digests": count})
-    args = ocp.args.PyTreeRestore(item, ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True)
-    failure: Exception | None = None
-    with _quiet() as failed:
-        try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-                values = paths.flatten(reader.restore(path, args=ocp.args.Composite(state=args)).state)
-            _as_wanted(values, paths.flatten(item))
-            return values, np.asarray(values.pop("digests")), None
-        except Exception as error:
-            failed.append(path)
-            if _is_no_damage(error):
-                failure = ConfigError(f"checkpoint {path} cannot be read here: {one_line(error)}")
-            else:
-                failure = CheckpointError(f"checkpoint {path} is damaged ({one_line(error)})")
-    return {}, None, failure
-
-
-def _as_wanted(values: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Where orbax's own notes are damaged it may hand back something that is no array, or another one."""
-    for name, leaf in wanted.items():
-        got = values.get(name)
-        if not isinstance(got, jax.Array) or got.shape != leaf.shape or got.dtype != leaf.dtype:
-            raise ValueError(f"{name} is not an array of {leaf.dtype}{list(leaf.shape)}")
-
-
-def import_orbax() -> Any:
-    """orbax.checkpoint, late because it is slow to import, and without its log: what goes wrong becomes our one line."""
-    import orbax.checkpoint as ocp
-
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    return ocp
-
-
-@contextmanager
-def _quiet() -> Iterator[list]:
-    """Without the pages that asyncio and the collector print about reads given up; what failed goes in the list."""
-    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
     try:
-        failed: list = []
-        yield failed
-        if failed:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)
-                gc.collect()
-            time.sleep(0.1)  # the other reads of the lost checkpoint end in threads of their own
-    finally:
-        logger.setLevel(level)
-        sys.unraisablehook = hook
+        values = read_arrays(path / "state", {**with_elements(wanted), "digests": count})
+        return values, np.asarray(values.pop("digests")), None
+    except Exception as error:
+        if _is_no_damage(error):
+            return {}, None, ConfigError(f"checkpoint {path} cannot be read here: {one_line(error)}")
+        return {}, None, CheckpointError(f"checkpoint {path} is damaged (state: {_unread(error)})")
+
+
+def _shared(wanted: dict[str, Any]) -> bool:
+    """Whether several processes restore together, each its part."""
+    return any(not leaf.sharding.is_fully_addressable for leaf in wanted.values())
+
+
+def _raise_everywhere(path: Path, failure: Exception | None, *, shared: bool) -> None:
+    """Raises on every process what went wrong on one: all must take the same checkpoint."""
+    if shared:
+        from jax.experimental import multihost_utils
+
+        mine = np.asarray([isinstance(failure, CheckpointError), isinstance(failure, ConfigError)])
+        damaged, unread = np.any(multihost_utils.process_allgather(mine), axis=0)
+        if unread and not isinstance(failure, ConfigError):
+            failure = ConfigError(f"checkpoint {path} cannot be read by another process, which says why")
+        elif damaged and failure is None:
+            failure = CheckpointError(f"checkpoint {path} is damaged (in the part that another process reads)")
+    if failure is not None:
+        raise failure
+
+
+def _unread(error: Exception) -> str:
+    """Tensorstore says in thousands of characters which array could not be read and why: both in a few."""
+    for one in (error, error.__cause__, error.__context__):
+        found = re.search(r'Error reading "([^"]+?)(?:/\.zarray|/[\d.]+)?"', str(one))
+        if found:
+            kind = re.search(r"\b(DATA_LOSS|NOT_FOUND|OUT_OF_RANGE|INVALID_ARGUMENT|INTERNAL)\b", str(one))
+            return f"{found[1].replace('.', '/')} cannot be read{f', {kind[1]}' if kind else ''}"
+    return one_line(error)
 
 
 def _same_leaves(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -234,10 +233,19 @@ def _replicated(sharding: Any) -> Any:
     return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
 
 
+NO_DAMAGE = (  # signs that the reason lies with the machine: such a checkpoint is not set aside
+    "RESOURCE_EXHAUSTED",
+    "Out of memory",
+    "Too many open files",
+    "Permission denied",
+    "PERMISSION_DENIED",
+    "Stale file handle",
+    "Transport endpoint is not connected",
+)
+
+
 def _is_no_damage(error: Exception) -> bool:
-    """Reasons that lie with the machine: such a checkpoint is not set aside."""
-    signs = ("RESOURCE_EXHAUSTED", "Too many open files", "Permission denied", "PERMISSION_DENIED", "Out of memory")
-    return isinstance(error, MemoryError | PermissionError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, MemoryError | PermissionError) or any(sign in str(error) for sign in NO_DAMAGE)
 
 
 def sha256(metadata: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Where metrics go: metrics.jsonl always, TensorBoard and W&B when asked. Process 0 writes."""
 
+import contextlib
 import json
 import math
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paperlab.errors import ConfigError
+from paperlab.training.disk import WriteError
 
 
 class Writer(Protocol):
@@ -24,11 +26,18 @@ class JsonLines:
     Args:
       path: the file.
       keep_until: lines of later steps, and a half-written last line, are dropped first; None keeps all whole lines.
+
+    Raises:
+      WriteError: the file cannot be written; what stands in it stays.
     """
 
     def __init__(self, path: Path, *, keep_until: int | None = None):
+        self._path = path
         truncate(path, keep_until)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise WriteError(path, error) from error
 
     def __enter__(self) -> "JsonLines":
         return self
@@ -38,34 +47,67 @@ class JsonLines:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **plain}) + "\n")
-        self._file.flush()
+        line = (json.dumps({"step": step, **plain}) + "\n").encode()
+        try:
+            while line:  # a disk that is nearly full takes a part first and raises at the next
+                line = line[self._file.write(line) or 0 :]
+        except OSError as error:
+            raise WriteError(self._path, error) from error
 
     def close(self) -> None:
         self._file.close()
 
 
 def truncate(path: Path, keep_until: int | None) -> None:
-    """Drops lines after step `keep_until` and lines that are no JSON, atomically."""
-    if not path.is_file():
+    """Drops lines after step `keep_until` and lines that are no JSON, atomically; says so where those were damaged.
+
+    A last line that was cut off is what a killed run leaves and no news.
+    """
+    try:
+        if not path.exists():
+            if keep_until:
+                print(f"{path} is missing: the curves begin at step {keep_until}", flush=True)
+            return
+        raw = path.read_bytes()
+        kept, damaged = _parse(raw)
+    except OSError as error:
+        raise WriteError(path, error) from error
+    if damaged:
+        lines = "1 damaged line was" if damaged == 1 else f"{damaged} damaged lines were"
+        print(f"{path}: {lines} dropped", flush=True)
+    kept = [line for line in kept if keep_until is None or line["step"] <= keep_until]
+    fresh = "".join(json.dumps(line) + "\n" for line in kept).encode()
+    if fresh == raw:
         return
-    kept = [line for line in read(path) if keep_until is None or line["step"] <= keep_until]
     part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_bytes(fresh)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise WriteError(path, error) from error
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl."""
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    return _parse(path.read_bytes())[0]
+
+
+def _parse(raw: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The lines that are objects with a step, and how many others there were before the last."""
+    lines, damaged = [], 0
+    *texts, last = raw.split(b"\n")
+    for text in [*texts, last] if last else texts:
         try:
             line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        except (ValueError, RecursionError):
+            line = None
+        if isinstance(line, dict) and type(line.get("step")) is int:
             lines.append(line)
-    return lines
+        else:
+            damaged += text is not last
+    return lines, damaged
 
 
 class TensorBoard:
