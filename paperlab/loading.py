@@ -69,9 +69,9 @@ def train(config: ConfigDict, workdir: str | Path | None = None) -> Run:
     if config.program:
         raise ConfigError(f"config.program={config.program!r} is no training run: python -m paperlab.run runs it")
     path = workdirs.default_path(config) if workdir is None else Path(workdir)
-    workdirs.prepare(path, config, {})
-    task = find("tasks", config.task.name).make(config)
-    train_task(config, path, task)
+    with workdirs.entered(path, config, {}):
+        task = find("tasks", config.task.name).make(config)
+        train_task(config, path, task)
     return _open(path, config, task, None)
 
 

@@ -12,11 +12,15 @@ Several values for one field make a sweep: `--config.optim.lr=1e-3,3e-3 --config
 its own work directory, and ends with one table (text fields: give the flag several times). The same command again resumes what
 is unfinished.
 
-Exit status: 0 done, 1 failed, 2 asked for something that cannot be run, 75 interrupted after saving (run it again to go on).
+SIGTERM, SIGUSR1 and Ctrl-C finish the step under way and save; a second Ctrl-C stops at once.
+
+Exit status: 0 done, 1 failed, 2 asked for something that cannot be run, 75 interrupted with all saved that there was to save
+(run it again to go on), 130 stopped at once.
 """
 
 import argparse
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,13 +31,25 @@ from paperlab import workdir as workdirs
 from paperlab.config import load_experiment, resolve, to_json
 from paperlab.errors import ConfigError
 from paperlab.overrides import field, override, parse_value
+from paperlab.training import signals
 
-INTERRUPTED = 75
+INTERRUPTED, AT_ONCE = 75, 130
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line, runs what it asks for, and returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        with signals.at_once():
+            return _run(sys.argv[1:] if argv is None else argv)
+    except signals.Interrupted as signal:
+        print(f"{signal}: stopped, with nothing to save", file=sys.stderr)
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        print("stopped at once; the checkpoints that were complete are kept", file=sys.stderr)
+        return AT_ONCE
+
+
+def _run(argv: list[str]) -> int:
     try:
         flags, overrides = parse_flags(argv)
     except ConfigError as error:
@@ -49,9 +65,6 @@ def main(argv: list[str] | None = None) -> int:
         if flags.debug:
             raise
         return _refuse(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
 
 
 def _refuse(error: Exception) -> int:
@@ -148,14 +161,20 @@ def launch(flags: argparse.Namespace, config: ConfigDict, overrides: dict[str, s
     workdir = flags.workdir or workdirs.default_path(config)
     if flags.eval_only and not (workdir / "config.json").is_file():
         raise ConfigError(f"--eval_only: there is no run in {workdir}; name one with --workdir")
-    resumed = workdirs.prepare(workdir, config, overrides)
-    print(f"work directory: {workdir}" + (" (continued)" if resumed else ""), flush=True)
-    if config.program:
-        return _own_program(config, workdir)
+    if flags.eval_only:
+        workdirs.refuse_other_mathematics(workdir, workdirs.read_config(workdir), config)
+        return _trained(config, workdir, eval_only=True)
+    with workdirs.entered(workdir, config, overrides) as resumed:
+        print(f"work directory: {workdir}" + (" (continued)" if resumed else ""), flush=True)
+        return _own_program(config, workdir) if config.program else _trained(config, workdir)
+
+
+def _trained(config: ConfigDict, workdir: Path, *, eval_only: bool = False) -> dict[str, Any]:
+    from paperlab.discovery import find
     from paperlab.training.loop import train
 
     task = find("tasks", config.task.name).make(config)
-    summary = train(config, workdir, task, eval_only=flags.eval_only)
+    summary = train(config, workdir, task, eval_only=eval_only)
     print_summary(summary, config.checkpoint.best_metric)
     return {**summary, "workdir": str(workdir)}
 
@@ -251,4 +270,8 @@ def print_sweep(varied: list[str], rows: list[tuple[list[str], dict[str, Any]]],
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == AT_ONCE:  # without waiting for a save in the background
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -3,6 +3,7 @@
     config.json      the resolved config of the latest invocation
     overrides.json   every invocation: date, command-line overrides, and which free fields it changed
     summary.json     written at the end
+    .lock            held by the process that trains here (`lock`)
 
 The same command again resumes. What changes the mathematics (`config.mathematics`) may not differ from the first time.
 """
@@ -10,11 +11,16 @@ The same command again resumes. What changes the mathematics (`config.mathematic
 import datetime
 import json
 import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from paperlab import lock
 from paperlab.config import ConfigError, differences, digest, flatten, from_json, mathematics, to_json
 
 
@@ -33,6 +39,48 @@ def read_config(path: Path) -> ConfigDict:
         return from_json(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
+
+
+@contextmanager
+def entered(path: Path, config: ConfigDict, overrides: dict[str, str]) -> Iterator[bool]:
+    """Context that holds the work directory for one run, with this invocation recorded; gives what `prepare` returns.
+
+    A directory that was made for a run which then turns out to be refused is removed again. Of several processes the first
+    one holds, writes and decides.
+
+    Raises:
+      ConfigError: another run holds the directory, or what `prepare` raises.
+    """
+    import jax
+
+    with ExitStack() as stack:
+        error: ConfigError | None = None
+        known = False
+        if jax.process_index() == 0:
+            try:
+                known = stack.enter_context(_alone(path, config, overrides))
+            except ConfigError as refused:
+                error = refused
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.broadcast_one_to_all(error is not None) and error is None:
+                error = ConfigError(f"the first process refused {path}; its own message says why")
+        if error:
+            raise error
+        yield known
+
+
+@contextmanager
+def _alone(path: Path, config: ConfigDict, overrides: dict[str, str]) -> Iterator[bool]:
+    new = not path.exists()
+    with lock.hold(path):
+        try:
+            yield prepare(path, config, overrides)
+        except ConfigError:
+            if new and not (path / "checkpoints").exists():
+                shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 def prepare(path: Path, config: ConfigDict, overrides: dict[str, str]) -> bool:
@@ -72,12 +120,28 @@ def refuse_other_mathematics(path: Path, old: ConfigDict, new: ConfigDict) -> No
 def record(path: Path, config: ConfigDict, overrides: dict[str, str], changed: dict[str, Any]) -> None:
     """Writes config.json and appends this invocation to overrides.json, each atomically."""
     history_file = path / "overrides.json"
-    history = json.loads(history_file.read_text()) if history_file.is_file() else []
+    history = _history(history_file)
     changed = {name: [was, now] for name, (was, now) in changed.items()}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     history.append({"date": date, "overrides": overrides, "changed": changed})
     write_atomically(history_file, json.dumps(history, indent=2) + "\n")
     write_atomically(path / "config.json", to_json(config))
+
+
+def _history(file: Path) -> list[Any]:
+    """The invocations so far. A damaged file is set aside, with a word on stderr: nothing depends on it."""
+    try:
+        history = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(history, list):
+            return history
+    except FileNotFoundError:
+        return []
+    except ValueError:
+        pass
+    aside = file.with_name(f"{file.name}.damaged")
+    os.replace(file, aside)
+    print(f"Note: {file} is damaged: set aside as {aside.name}, and begun anew", file=sys.stderr)
+    return []
 
 
 def write_atomically(file: Path, text: str) -> None:
