@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from paperlab.report.charts import BOX, Axis, span
 from paperlab.report.elements import Element, h
 from paperlab.report.numbers import float_of
-
-import numpy as np
 
 LOG_FROM = 50
 
@@ -33,19 +33,26 @@ def _share(value: float, top: float) -> str:
 
 
 def strip(
-    values: Sequence[float], baselines: Sequence[float], bound: float | None, relation: str
+    value: float | None,
+    seeds: Sequence[float],
+    baselines: Sequence[float],
+    bound: float | None,
+    relation: str,
 ) -> Element | None:
-    """A claim at a glance: its seeds as dots, the baseline's as strokes, the side on which it holds shaded.
+    """A claim at a glance: a large dot for its value, small ones for the seeds, strokes for the baseline's seeds.
 
     Args:
-      values, baselines: one number a seed, or one.
+      value: what is held against the bound.
+      seeds, baselines: one number a seed, or none.
       bound: where the shaded side begins.
       relation: "<", "<=", ">=" or ">": on which side of the bound the claim holds.
     """
-    shown = np.array([*values, *baselines, *([] if bound is None else [bound])], np.float64)
-    if not len(values) or not np.isfinite(shown).all():
+    if value is None:
         return None
-    log = bool(shown.min() > 0) and shown.max() / shown.min() > LOG_FROM
+    shown = np.array([value, *seeds, *baselines, *([] if bound is None else [bound])], np.float64)
+    if not np.isfinite(shown).all():
+        return None
+    log = bool(shown.min() > 0 and shown.max() / shown.min() > LOG_FROM)
     axis = span([shown], log=log)
     if axis is None:
         return None
@@ -57,10 +64,9 @@ def strip(
         pieces.append(h("rect", x=f"{left:.0f}", y=0, width=f"{right - left:.0f}", height=BOX, class_="good"))
         pieces.append(h("path", d=f"M{at:.0f},0V{BOX}", class_="bound"))
     pieces += [h("path", d=f"M{float(axis.at(v)):.0f},200V800", class_="other") for v in baselines]
-    pieces += [h("path", d=f"M{float(axis.at(v)):.0f},500h0", class_="seed") for v in values]
-    return h(
-        "svg", pieces, viewbox=f"0 0 {BOX} {BOX}", preserveAspectRatio="none", aria_hidden="true", class_="strip"
-    )
+    pieces += [h("path", d=f"M{float(axis.at(v)):.0f},500h0", class_="seed") for v in seeds]
+    pieces.append(h("path", d=f"M{float(axis.at(value)):.0f},500h0", class_="value"))
+    return h("svg", pieces, viewbox=f"0 0 {BOX} {BOX}", preserveAspectRatio="none", aria_hidden="true", class_="strip")
 
 
 def _wider(axis: Axis) -> Axis:

@@ -47,6 +47,7 @@ class Axis:
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def at(self, values: Any) -> np.ndarray:
         """Positions; NaN outside of what a logarithm takes."""
@@ -60,7 +61,7 @@ class Axis:
 
     def ticks(self, count: int) -> list[tuple[float, str]]:
         """(position, label) of every tick."""
-        values = ticks(self.low, self.high, log=self.log, count=count)
+        values = ticks(self.low, self.high, log=self.log, count=count, whole=self.whole)
         return list(zip(self.at(values).tolist(), tick_labels(values), strict=True))
 
 
@@ -107,7 +108,7 @@ def chart(
     linear = span([curve.series[1] for curve in curves])
     if x is None or linear is None:
         return None
-    x = x if log_x else Axis(*_tight([curve.series[0] for curve in curves]))
+    x = x if log_x else _level([curve.series[0] for curve in curves])
     positive = all(np.nanmin(curve.series[1]) > 0 for curve in curves)
     log = span([curve.series[1] for curve in curves], log=True) if positive else None
     most = max(POINTS // max(len(curves), 1), 60)
@@ -119,7 +120,15 @@ def chart(
     figure = h(
         "figure",
         h("figcaption", h("h4", name), _scales(identity, name, steep) if log is not None else None),
-        h("div", *views, _x_axis(x), class_="plot", tabindex=0, role="group", aria_label=_spoken(name, curves, x_label)),
+        h(
+            "div",
+            *views,
+            _x_axis(x),
+            class_="plot",
+            tabindex=0,
+            role="group",
+            aria_label=_spoken(name, curves, x_label),
+        ),
         h("p", x_label, class_="x-label"),
         _values(name, curves, x_label),
         class_="chart",
@@ -130,9 +139,13 @@ def chart(
     return figure, data
 
 
-def _tight(parts: Sequence[np.ndarray]) -> tuple[float, float]:
+def _level(parts: Sequence[np.ndarray]) -> Axis:
+    """An axis from 0, or from the first value where that lies far from 0, to the last."""
     low, high = min(float(p.min()) for p in parts), max(float(p.max()) for p in parts)
-    return (low, high) if high > low else (low - 1, high + 1)
+    whole = all((p == np.floor(p)).all() for p in parts)
+    if 0 < low < 0.5 * high or 0 < low == high:
+        low = 0.0
+    return Axis(low, high, whole=whole) if high > low else Axis(low - 1, high + 1, whole=whole)
 
 
 def _short(value: float) -> float | int | None:

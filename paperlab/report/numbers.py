@@ -9,8 +9,12 @@ DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """Four significant digits, whole numbers in full with groups of three; a dash for nothing."""
+def number(value: Any, digits: int = 4, *, aligned: bool = False) -> str:
+    """Four significant digits, whole numbers in full with groups of three; a dash for nothing.
+
+    Args:
+      aligned: 3.12 as 3.120, for columns of measurements.
+    """
     if value is None or value == "":
         return DASH
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -22,7 +26,9 @@ def number(value: Any, digits: int = 4) -> str:
     if value == int(value) and abs(value) < 1e15:
         text = f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     elif 1e-4 <= abs(value) < 1e6:
-        text = f"{value:.{digits}g}" if abs(value) < 10**digits else number(round(value))
+        text = (
+            f"{value:{'#' if aligned else ''}.{digits}g}" if abs(value) < 10 ** (digits - 1) else number(round(value))
+        )
     else:
         text = scientific(value, digits)
     return text.replace("-", MINUS)
@@ -76,8 +82,12 @@ def size(count: Any) -> str:
     return f"{value:.3g} {unit}"
 
 
-def ticks(low: float, high: float, *, log: bool, count: int = 5) -> list[float]:
-    """Round numbers between `low` and `high`, about `count` of them; on a log axis powers of ten where they suffice."""
+def ticks(low: float, high: float, *, log: bool, count: int = 5, whole: bool = False) -> list[float]:
+    """Round numbers between `low` and `high`, about `count` of them; on a log axis powers of ten where they suffice.
+
+    Args:
+      whole: only whole numbers.
+    """
     from matplotlib.ticker import MaxNLocator
 
     if log:
@@ -89,7 +99,7 @@ def ticks(low: float, high: float, *, log: bool, count: int = 5) -> list[float]:
         found = [value for value in within if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
         if len(found) >= 2:
             return found[:: math.ceil(len(found) / (count + 1))]
-    values = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    values = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
     edge = 1e-9 * (high - low)
     return [float(v) for v in values if low - edge <= v <= high + edge]
 

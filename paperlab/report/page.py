@@ -82,7 +82,12 @@ def page(found: list[runs.Run], results: Path, *, made: str, out: Path, asked: s
         h(
             "main",
             _part("runs", "Runs", RUNS_TEXT if found else f"No runs in {asked}.", run_parts),
-            _part("claims", "Claims", CLAIMS_TEXT if papers else "No claims are recorded.", show_claims.section(papers, pictures)),
+            _part(
+                "claims",
+                "Claims",
+                CLAIMS_TEXT if papers else "No claims are recorded.",
+                show_claims.section(papers, pictures),
+            ),
             _part("benchmarks", "Benchmarks", BENCH_TEXT if benches else "No benchmarks are recorded.", bench_parts),
             _part(
                 "faults",
@@ -101,8 +106,8 @@ RUNS_TEXT = (
     "same data. A curve that is noisy is drawn faintly, its running mean over a fiftieth of the run in full."
 )
 CLAIMS_TEXT = (
-    "Sentences of the papers, scaled down, each with a threshold set before the run. In the strips a dot is a seed, a stroke "
-    "the baseline, and on the shaded side the claim holds. What fails stays."
+    "Sentences of the papers, scaled down, each with a threshold set before the run. In the strips the large dot "
+    "is what was measured, small ones its seeds, strokes the baseline; on the shaded side the claim holds. What fails stays."
 )
 BENCH_TEXT = (
     "Medians of interleaved rounds; the thin line over a bar runs from the lower to the upper quartile. A ratio is to the first "

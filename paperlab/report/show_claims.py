@@ -68,12 +68,12 @@ def _claim(slug: str, claim: dict[str, Any], picture: Element | None) -> Element
             "div",
             h("p", str(claim.get("statement", "no statement recorded")), class_="statement"),
             h("p", str(claim.get("source") or "no source recorded"), class_="source"),
+            h("div", picture, class_="pictures") if picture is not None else None,
+            _where(claim),
+            h("details", h("summary", "Details", hidden(f" of {claim.get('id')}")), facts(rest)) if rest else None,
             class_="said",
         ),
         _measured(claim, details),
-        h("div", picture, class_="pictures") if picture is not None else None,
-        h("details", h("summary", "Details", hidden(f" of {claim.get('id')}")), facts(rest)) if rest else None,
-        _where(claim),
         id=identity(slug, claim),
         class_="holds" if holds else "fails",
     )
@@ -92,21 +92,23 @@ def _measured(claim: dict[str, Any], details: dict[str, Any]) -> Element:
         terms += [h("dt", "each seed"), h("dd", ", ".join(number(seed) for seed in seeds) or "not numbers")]
     if others:
         terms += [h("dt", "baseline, each seed"), h("dd", ", ".join(map(number, others)))]
-    drawn = strip(
-        seeds or ([] if value is None else [value]),
-        others or ([] if baseline is None else [baseline]),
-        bound,
-        relation,
-    )
+    drawn = strip(value, seeds, others or ([] if baseline is None else [baseline]), bound, relation)
     return h("div", drawn, h("dl", terms), class_="measured")
 
 
 def spaced(threshold: str) -> str:
-    """`<= 0.97 x baseline` as it is set in print."""
-    for told, printed in (("<=", "\N{LESS-THAN OR EQUAL TO}"), (">=", "\N{GREATER-THAN OR EQUAL TO}")):
-        threshold = threshold.replace(told, printed)
-    match = re.fullmatch(r"(\S+) 1 x baseline", threshold)
-    return f"{match[1]} baseline" if match else threshold.replace(" x ", " \N{MULTIPLICATION SIGN} ")
+    """`<= 0.97 x baseline` as it is set in print; what is no threshold as it is."""
+    match = THRESHOLD.match(threshold)
+    if match is None:
+        return threshold
+    relation = match[1].replace("<=", "\N{LESS-THAN OR EQUAL TO}").replace(">=", "\N{GREATER-THAN OR EQUAL TO}")
+    try:
+        factor = float(match[2])
+    except ValueError:
+        return threshold
+    if not match[3]:
+        return f"{relation} {number(factor)}"
+    return f"{relation} " + ("" if factor == 1 else f"{number(factor)} \N{MULTIPLICATION SIGN} ") + "baseline"
 
 
 def bound_of(claim: dict[str, Any]) -> tuple[str, float | None]:

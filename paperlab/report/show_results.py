@@ -1,6 +1,5 @@
 """Benchmarks and the fault campaign: times with their spread, aims met and not met, faults survived."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -135,7 +134,12 @@ def _times_table(name: str, rows: list[dict[str, Any]], top: float) -> Element:
             ends = [end for end in spread if end is not None]
             lines.append(
                 [
-                    h("th", _case_text(row) or "all" if not place else "", scope="row", class_=None if place else "first"),
+                    h(
+                        "th",
+                        _case_text(row) or "all" if not place else "",
+                        scope="row",
+                        class_=None if place else "first",
+                    ),
                     label.replace("_", " "),
                     _number(milliseconds(value)),
                     _number(told),
@@ -165,9 +169,13 @@ def _extras(name: str, rows: list[dict[str, Any]]) -> Element | None:
     plain = [key for key in columns if not any(isinstance(row.get(key), dict) for row in rows)]
     lines = [[_case_text(row) or "all", *(_number(shown(row.get(key))) for key in plain)] for row in rows]
     header = ("case", *(h("th", key.replace("_", " "), scope="col", class_="n") for key in plain))
-    inner = [facts({_case_text(row) or "all": row[key]}) for key in columns if key not in plain for row in rows if key in row]
+    inner = [
+        facts({_case_text(row) or "all": row[key]}) for key in columns if key not in plain for row in rows if key in row
+    ]
     numbers = scroll(table(header, lines, caption=f"{name}: more numbers"), f"{name}: more numbers") if plain else None
-    return h("details", h("summary", "More numbers"), numbers, inner, class_="block", open=not any(_times(r) for r in rows))
+    return h(
+        "details", h("summary", "More numbers"), numbers, inner, class_="block", open=not any(_times(r) for r in rows)
+    )
 
 
 def _lines(identity: str, name: str, rows: list[dict[str, Any]]) -> tuple[Element, dict[str, Any]] | None:
@@ -216,7 +224,11 @@ def faults(document: Document) -> Element:
     caption = "Faults by kind"
     return h(
         "section",
-        h("h3", str(content.get("title") or "Fault campaign"), h("small", f"{number(passed)} of {number(rounds)} rounds")),
+        h(
+            "h3",
+            str(content.get("title") or "Fault campaign"),
+            h("small", f"{number(passed)} of {number(rounds)} rounds"),
+        ),
         about(document),
         problems(document.problems),
         h("p", f"Seed {number(content.get('seed'))}, {seconds}.", class_="note") if content else None,
@@ -234,6 +246,6 @@ def _failures(failures: list[dict[str, Any]]) -> Element | None:
         for f in failures[:MOST_FAILURES]
     ]
     title = f"Not recovered: {len(failures)}"
-    return h("div", h("h4", title), scroll(table(("round", "kind", "what"), rows, caption=title), title), class_="bad-block")
-
-
+    return h(
+        "div", h("h4", title), scroll(table(("round", "kind", "what"), rows, caption=title), title), class_="bad-block"
+    )

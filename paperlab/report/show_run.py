@@ -7,7 +7,7 @@ from paperlab.report.elements import Element, h, table
 from paperlab.report.numbers import duration, number
 from paperlab.report.reading import read_text
 from paperlab.report.runs import Run
-from paperlab.report.show_values import facts, problems, scroll, shown
+from paperlab.report.show_values import baseline_name, facts, problems, scroll, shown
 
 MOST_INVOCATIONS = 50
 MOST_INCIDENTS = 200
@@ -55,14 +55,16 @@ def _comparison(run: Run) -> Element | None:
     name, value = run.headline
     if not known or value is None:
         return None
-    lines = sorted([("this run", value, "own"), *((n.replace("_", " "), v, "") for n, v in known.items())], key=_by_value)
+    lines = sorted([("this run", value, "own"), *((baseline_name(n), v, "") for n, v in known.items())], key=_by_value)
     top = max(v for _, v, _ in lines)
     title = name.replace("_", " ")
     rows = [
         [h("th", label, scope="row", class_=own or None), number(v), h("td", bar(v, top, ink=own), class_="drawn")]
         for label, v, own in lines
     ]
-    return h("div", h("h4", title), table(("", title, ""), rows, caption=f"{title} beside its baselines", class_="bars"))
+    return h(
+        "div", h("h4", title), table(("", title, ""), rows, caption=f"{title} beside its baselines", class_="bars")
+    )
 
 
 def _by_value(line: tuple[str, float, str]) -> float:
@@ -109,7 +111,8 @@ def _pair(value: Any) -> bool:
 
 def _seen(run: Run, pictures: Any) -> Element | None:
     """Pictures: curves.png repeats what the charts say, so it is only linked."""
-    links, inlined = [], []
+    links: list[Any] = []
+    inlined: list[Any] = []
     for file in run.pictures[:MOST_PICTURES]:
         name = str(file.relative_to(run.path))
         (links if name == "curves.png" else inlined).append((file, name))

@@ -7,17 +7,16 @@ import numpy as np
 
 from paperlab.report import show_run
 from paperlab.report.charts import COLOURS, Curve, chart, ink
-from paperlab.report.elements import Element, h, hidden, table
+from paperlab.report.elements import Element, h, table
 from paperlab.report.numbers import duration, float_of, number
-from paperlab.report.runs import Run, differing
-from paperlab.report.show_values import scroll, shown
+from paperlab.report.runs import Run
+from paperlab.report.show_differences import differences
+from paperlab.report.show_values import baseline_name, scroll
 
 GOOD = {"complete"}
 QUIET_METRICS = ("seconds", "eta")
 LAST_GROUP = ("grad_norm", "learning_rate", "tokens_per_second", "examples_per_second", "steps_per_second", "mfu")
 MOST_CHARTS = 32
-MOST_FIELDS = 80
-FEW_RUNS = 5
 
 Curves = dict[str, dict[str, Any]]
 
@@ -65,7 +64,7 @@ def _group(identity: str, task: str, runs: list[Run], pictures: Any) -> tuple[El
         _legend(runs, keys) if figures else None,
         h("div", figures, class_="charts"),
         folded if more else None,
-        _differences(runs),
+        differences(runs),
         h("div", [show_run.details(run, keys[str(run.path)], pictures) for run in runs], class_="each"),
         class_="task",
         id=identity,
@@ -83,7 +82,16 @@ def _table(runs: list[Run], keys: dict[str, str]) -> Element:
     """One line a run."""
     names = {run.headline[0] for run in runs} - {""}
     one = names.pop() if len(names) == 1 else ""
-    header = ["run", "status", "steps", one.replace("_", " ") or "result", "best baseline", "tokens/s", "time", "device"]
+    header = [
+        "run",
+        "status",
+        "steps",
+        one.replace("_", " ") or "result",
+        "best baseline",
+        "tokens/s",
+        "time",
+        "device",
+    ]
     incidents = any(run.incidents for run in runs)
     rows = [_row(run, keys[str(run.path)], one, incidents) for run in runs]
     cells = [_sortable(name) for name in [*header, *(["incidents"] if incidents else []), "begun"]]
@@ -118,8 +126,11 @@ def _row(run: Run, key: str, one: str, incidents: bool) -> list[Any]:
         ),
         _cell(badge(run.status), run.status),
         _cell(done, run.steps),
-        _cell([number(value), note], value),
-        _cell([number(best[1]), h("small", best[0])] if best else number(None), best[1] if best else None),
+        _cell([number(value, aligned=True), note], value),
+        _cell(
+            [number(best[1], aligned=True), " ", h("small", best[0])] if best else number(None),
+            best[1] if best else None,
+        ),
         _cell(number(rate and round(rate, 1 if rate < 100 else None)), rate),
         _cell(duration(seconds), seconds),
         _cell(_device(devices), _device(devices)),
@@ -135,7 +146,7 @@ def _best_baseline(run: Run) -> tuple[str, float] | None:
         return None
     highest = run.option("checkpoint.best_mode") == "max" or run.headline[0].endswith("accuracy")
     name = (max if highest else min)(known, key=lambda name: known[name])
-    return name.replace("_", " "), known[name]
+    return baseline_name(name), known[name]
 
 
 def _device(devices: Any) -> str:
@@ -143,7 +154,9 @@ def _device(devices: Any) -> str:
         return number(None)
     count, processes = devices.get("count"), devices.get("processes")
     many = f" \N{MULTIPLICATION SIGN} {number(count)}" if count not in (None, 1) else ""
-    return f"{devices.get('kind', '?')}{many}" + (f", {number(processes)} processes" if processes not in (None, 1) else "")
+    return f"{devices.get('kind', '?')}{many}" + (
+        f", {number(processes)} processes" if processes not in (None, 1) else ""
+    )
 
 
 def _legend(runs: list[Run], keys: dict[str, str]) -> Element:
@@ -170,10 +183,18 @@ def _charts(identity: str, runs: list[Run], keys: dict[str, str]) -> tuple[list[
     chosen = [name for name in names if name not in QUIET_METRICS and _moves(runs, name)]
     if any(name in names for name in LAST_GROUP[2:4]):
         chosen = [name for name in chosen if name != "steps_per_second"]
-    order = list(names)
+    evaluators = {name for run in runs for name in (run.option("evaluators") or {})}
+    stems = {name: _stem(name, evaluators) for name in chosen}
+    judged = {stems[name] for name in chosen if headlines[name]}
+    order = list(dict.fromkeys(stems[name] for name in names if name in stems))
     first = sorted(
-        (name for name in chosen if not _is_how(name, order)),
-        key=lambda name: (-headlines[name], "_" not in name, order.index(name)),
+        (name for name in chosen if not _is_how(name)),
+        key=lambda name: (
+            stems[name] not in judged,
+            stems[name] != "loss",
+            order.index(stems[name]),
+            name == stems[name],
+        ),
     )
     last = [name for name in chosen if name not in first]
     figures: dict[bool, list[Element]] = {True: [], False: []}
@@ -192,9 +213,14 @@ def _charts(identity: str, runs: list[Run], keys: dict[str, str]) -> tuple[list[
     return figures[True], figures[False], curves
 
 
-def _is_how(name: str, order: list[str]) -> bool:
+def _stem(name: str, evaluators: set[str]) -> str:
+    """`val_loss` -> loss, where val is an evaluator: what is measured, on whatever data."""
+    return next((name.removeprefix(f"{e}_") for e in sorted(evaluators) if name.startswith(f"{e}_")), name)
+
+
+def _is_how(name: str) -> bool:
     """Whether a metric says how a run learned, not what."""
-    return name in LAST_GROUP or name.endswith(("_norm", "_wait", "_per_second")) or name not in order
+    return name in LAST_GROUP or name.endswith(("_norm", "_wait", "_per_second"))
 
 
 def _moves(runs: list[Run], name: str) -> bool:
@@ -208,55 +234,5 @@ def _levels(runs: list[Run]) -> dict[str, float]:
     for run in runs:
         for name, value in run.baselines().items():
             if "entropy" not in name:
-                found.setdefault(name.replace("_", " "), set()).add(value)
+                found.setdefault(baseline_name(name), set()).add(value)
     return {name: values.pop() for name, values in found.items() if len(values) == 1}
-
-
-def _differences(runs: list[Run]) -> Element | None:
-    """The fields in which the runs' configs differ; values other than the most common one stand out."""
-    runs = [run for run in runs if run.config]
-    if len(runs) < 2:
-        return None
-    fields = differing(runs)
-    if not fields:
-        return h("p", "All of them have the same configuration.", class_="note")
-    paths = list(fields)[:MOST_FIELDS]
-    rare: dict[str, list[bool]] = {}
-    for path in paths:
-        words = [repr(value) for value in fields[path]]
-        common = Counter(words).most_common(2)
-        even = len(common) > 1 and common[0][1] == common[1][1]
-        rare[path] = [even or word != common[0][0] for word in words]
-
-    def cell(path: str, i: int) -> Element:
-        value = fields[path][i]
-        return h("td", shown(value) if value is not None else number(None), class_="rare" if rare[path][i] else "usual")
-
-    labels = [
-        [h("span", class_=f"swatch {ink(i)}"), run.variant or run.name] if _unique(runs) else [run.name]
-        for i, run in enumerate(runs)
-    ]
-    caption = "Fields in which the runs' configurations differ"
-    if len(runs) <= FEW_RUNS:
-        header = ["field", *(h("th", label, scope="col") for label in labels)]
-        rows = [[h("th", h("code", path), scope="row"), *(cell(path, i) for i in range(len(runs)))] for path in paths]
-    else:
-        header = ["run", *(h("th", h("code", path), scope="col") for path in paths)]
-        rows = [
-            [h("th", label, scope="row"), *(cell(path, i) for path in paths)]
-            for i, label in enumerate(labels)
-        ]
-    left_out = f"{len(fields) - len(paths)} more fields differ." if len(fields) > len(paths) else None
-    return h(
-        "details",
-        h("summary", f"What differs: {len(fields)} {'field' if len(fields) == 1 else 'fields'}", hidden(" of the configurations")),
-        scroll(table(header, rows, caption=caption, class_="differences"), caption),
-        h("p", left_out, class_="note") if left_out else None,
-        class_="block",
-        open=len(fields) <= 40 and len(runs) <= 40,
-    )
-
-
-def _unique(runs: list[Run]) -> bool:
-    variants = [run.variant or run.name for run in runs]
-    return len(set(variants)) == len(variants)

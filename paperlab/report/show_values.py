@@ -1,6 +1,7 @@
 """Values of unknown shape as readable text and small tables."""
 
 import json
+import re
 from typing import Any
 
 from paperlab.report.elements import Element, h, table
@@ -27,6 +28,11 @@ def shown(value: Any) -> str:
         except RecursionError:
             return "nested too deeply"
     return shortened(str(value)) if value != "" else "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def baseline_name(name: str) -> str:
+    """`gzip9` as gzip -9, the command that it is; others in words."""
+    return re.sub(r"^(gzip|xz)(\d)$", r"\1 -\2", name).replace("_", " ")
 
 
 def shortened(text: str, most: int = LONGEST) -> str:
