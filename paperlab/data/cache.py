@@ -24,7 +24,10 @@ def cached(folder: str, key: str, make: Callable[[], dict[str, np.ndarray]]) -> 
       key: everything that the arrays depend on.
       make: makes them.
     """
-    root = Path(folder).expanduser() if folder else Path.home() / ".cache" / "paperlab"
+    try:
+        root = Path(folder).expanduser() if folder else Path.home() / ".cache" / "paperlab"
+    except RuntimeError:  # nobody knows where home is
+        return make()
     place = root / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     found = _read(place)
     if found is not None:

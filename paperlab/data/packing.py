@@ -110,12 +110,14 @@ def cut(
 
 def _check(T: int, B: int, order: str, process_index: int, process_count: int) -> None:
     if T < 1:
-        raise ConfigError(f"data.sequence_length={T}: give a positive number of tokens")
+        raise ConfigError(f"config.data.sequence_length={T}: give a positive number of tokens")
     if B < 1:
-        raise ConfigError(f"data.batch_size={B}: give a positive number of rows")
+        raise ConfigError(f"config.data.batch_size={B}: give a positive number of rows")
     if order not in ORDERS:
-        raise ConfigError(f"data.order={order!r}: choose one of {', '.join(ORDERS)}")
+        raise ConfigError(f"config.data.order={order!r}: choose one of {', '.join(ORDERS)}")
     if B % process_count:
-        raise ConfigError(f"data.batch_size={B} does not divide over {process_count} processes: use a multiple of it")
+        raise ConfigError(
+            f"config.data.batch_size={B} does not divide over {process_count} processes: use a multiple of it"
+        )
     if not 0 <= process_index < process_count:
         raise ConfigError(f"process_index={process_index}: there are {process_count} processes")

@@ -24,17 +24,17 @@ def read_documents(data: ConfigDict) -> tuple[list[Document], list[Document]]:
       ConfigError: one line that names the file or field and says how to mend it.
     """
     if data.path:
-        documents = list(from_path(data.path, data.text_field, "data.path"))
+        documents = list(from_path(data.path, data.text_field, "config.data.path"))
     elif data.source == "stdlib":
         documents = list(from_stdlib())
     elif data.source == "hf":
         documents = list(from_hf(data, data.hf_split))
     elif data.source == "files":
-        raise ConfigError("data.path is empty: give a file, a folder or a glob for data.source=files")
+        raise ConfigError("config.data.path is empty: give a file, a folder or a glob for config.data.source=files")
     else:
-        raise ConfigError(f"data.source={data.source!r}: choose one of stdlib, files, hf")
+        raise ConfigError(f"config.data.source={data.source!r}: choose one of stdlib, files, hf")
     if data.validation_path:
-        held_out = list(from_path(data.validation_path, data.text_field, "data.validation_path"))
+        held_out = list(from_path(data.validation_path, data.text_field, "config.data.validation_path"))
     elif data.source == "hf" and not data.path and data.hf_validation_split:
         held_out = list(from_hf(data, data.hf_validation_split))
     else:
@@ -63,25 +63,27 @@ def from_stdlib() -> Iterator[Document]:
 def from_hf(data: ConfigDict, split_name: str) -> Iterator[Document]:
     """Rows of a Hugging Face dataset of the hub, or of a folder that `save_to_disk` wrote."""
     if not data.hf_name:
-        raise ConfigError("data.hf_name is empty: name a dataset of the hub or a folder for data.source=hf")
+        raise ConfigError(
+            "config.data.hf_name is empty: name a dataset of the hub or a folder for config.data.source=hf"
+        )
     try:
         import datasets
     except ImportError:
-        raise ConfigError("data.source=hf needs the package datasets: pip install 'paperlab[hf]'") from None
+        raise ConfigError("config.data.source=hf needs the package datasets: pip install 'paperlab[hf]'") from None
     try:
         if Path(data.hf_name).is_dir() and not list(Path(data.hf_name).glob("*.py")):
             table = datasets.load_from_disk(data.hf_name)
             if isinstance(table, dict) and split_name not in table:
                 raise LookupError(f"there are only {', '.join(table)}")
             if not isinstance(table, dict) and split_name != data.hf_split:
-                raise LookupError("the folder holds one split: leave data.hf_validation_split empty")
+                raise LookupError("the folder holds one split: leave config.data.hf_validation_split empty")
             table = table[split_name] if isinstance(table, dict) else table
         else:
             streaming = data.max_bytes > 0
             table = datasets.load_dataset(data.hf_name, data.hf_config or None, split=split_name, streaming=streaming)
     except Exception as error:  # the package raises many kinds, of other packages too
         line = str(error).strip().split("\n")[0]
-        raise ConfigError(f"data.hf_name={data.hf_name!r}, split {split_name!r}: {line}") from None
+        raise ConfigError(f"config.data.hf_name={data.hf_name!r}, split {split_name!r}: {line}") from None
     rows, size = [], 0
     for i, row in enumerate(table):
         rows.append(text_of(row, data.text_field, f"{data.hf_name}: row {i + 1}"))
@@ -93,4 +95,4 @@ def from_hf(data: ConfigDict, split_name: str) -> Iterator[Document]:
 
 
 def _where(data: ConfigDict) -> str:
-    return f"data.path={data.path}" if data.path else f"data.source={data.source}"
+    return f"config.data.path={data.path}" if data.path else f"config.data.source={data.source}"

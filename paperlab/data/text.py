@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from paperlab.data import DEFAULTS
+from paperlab.data import DEFAULTS, LIMITS
 from paperlab.data.cache import cached
 from paperlab.data.documents import Document
 from paperlab.data.packing import batches
@@ -24,8 +24,9 @@ from paperlab.data.stream import Stream
 from paperlab.data.token_files import names_token_files, open_token_files
 from paperlab.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer
 from paperlab.errors import ConfigError
+from paperlab.limits import did_you_mean, hold
 
-__all__ = ["Corpus", "batches", "open_corpus", "vocab_size"]
+__all__ = ["Corpus", "batches", "open_corpus", "open_tokenizer_of", "vocab_size"]
 
 CACHE_FORMAT = "tokens-1"
 
@@ -48,7 +49,8 @@ class Corpus:
         stream = self.train if name == "train" else self.validation
         if not stream.documents:
             raise ConfigError(
-                f"the {name} split of {self.source} is empty: give data.validation_path or a data.validation_share > 0"
+                f"the {name} split of {self.source} is empty: give config.data.validation_path or a "
+                "config.data.validation_share > 0"
             )
         return stream
 
@@ -79,33 +81,38 @@ def open_corpus(data: Mapping[str, Any] | ConfigDict) -> Corpus:
         train, validation = (_tokenised(*pair, tokenizer, data) for pair in zip(documents, digests, strict=True))
         digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()
         if not train.documents:
-            raise ConfigError(f"data.tokenizer={data.tokenizer} makes no token of the text of {source}")
+            raise ConfigError(f"config.data.tokenizer={data.tokenizer} makes no token of the text of {source}")
     return Corpus(train, validation, tokenizer, _widened(data, tokenizer.vocab_size), digest, source)
 
 
 def vocab_size(data: Mapping[str, Any] | ConfigDict) -> int:
     """`data.vocab_size`, else the tokenizer's, without reading the corpus (token files: their sidecar)."""
     data = _checked(data)
-    if data.vocab_size:
-        return data.vocab_size
+    return data.vocab_size or open_tokenizer_of(data).vocab_size
+
+
+def open_tokenizer_of(data: Mapping[str, Any] | ConfigDict) -> Tokenizer:
+    """The tokenizer of a corpus, without reading the corpus (token files: their sidecar)."""
+    data = _checked(data)
     if names_token_files(data):
-        return open_token_files(data, only_tokenizer=True)[2].vocab_size
-    return open_tokenizer(data.tokenizer).vocab_size
+        return open_token_files(data, only_tokenizer=True)[2]
+    return open_tokenizer(data.tokenizer)
 
 
 def _checked(data: Mapping[str, Any] | ConfigDict) -> ConfigDict:
+    unknown = [] if isinstance(data, ConfigDict) else [name for name in data if name not in DEFAULTS]
+    if unknown:
+        raise ConfigError(f"there is no field config.data.{unknown[0]}; {did_you_mean(unknown[0], DEFAULTS)}")
     data = ConfigDict({**DEFAULTS, **dict(data)})
-    if not 0 <= data.validation_share < 1:
-        raise ConfigError(f"data.validation_share={data.validation_share}: give a share from 0 to below 1")
-    for field in ("max_bytes", "vocab_size"):
-        if data[field] < 0:
-            raise ConfigError(f"data.{field}={data[field]}: give 0 or a positive number")
+    hold(dict(data), LIMITS, "config.data.")
     return data
 
 
 def _widened(data: ConfigDict, known: int) -> int:
     if 0 < data.vocab_size < known:
-        raise ConfigError(f"data.vocab_size={data.vocab_size} is smaller than the tokenizer's {known}: give 0 or more")
+        raise ConfigError(
+            f"config.data.vocab_size={data.vocab_size} is smaller than the tokenizer's {known}: give 0 or more"
+        )
     return data.vocab_size or known
 
 
@@ -130,7 +137,7 @@ def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> dict[str, np
             ids, sizes = tokenizer.encode_document(document.content)
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"{document.name} is not UTF-8 (byte {error.start}): convert it, or use data.tokenizer=bytes"
+                f"{document.name} is not UTF-8 (byte {error.start}): convert it, or use config.data.tokenizer=bytes"
             ) from None
         tokens.append(ids)
         counts.append(sizes)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from paperlab.data.cache import cached
 from paperlab.data.documents import held_out, path_hash, row_hashes
-from paperlab.data.files import find_files, suffix
+from paperlab.data.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files, suffix
 from paperlab.data.stream import Concatenation, Stream
 from paperlab.data.tokenizers import ByteTokenizer, IdTokenizer, Tokenizer, open_tokenizer
 from paperlab.errors import ConfigError
@@ -49,7 +49,10 @@ def names_token_files(data: ConfigDict) -> bool:
     """Whether `data.path` names .bin files."""
     if not data.path:
         return False
-    return suffix(Path(data.path)) == ".bin" or suffix(find_files(data.path)[0][0]) == ".bin"
+    named = suffix(Path(data.path))
+    if named in TEXT_SUFFIXES | ROW_SUFFIXES and not Path(data.path).is_dir():
+        return False
+    return named == ".bin" or suffix(find_files(data.path)[0][0]) == ".bin"
 
 
 def open_token_files(data: ConfigDict, *, only_tokenizer: bool = False) -> tuple[Stream, Stream, Tokenizer, str]:
@@ -69,10 +72,10 @@ def open_token_files(data: ConfigDict, *, only_tokenizer: bool = False) -> tuple
         return *_streams(Concatenation([]), _nothing(), np.zeros(0, bool), tokenizer), tokenizer, ""
     given: list[Path] = []
     if data.validation_path:
-        given, _ = find_files(data.validation_path, "data.validation_path")
+        given, _ = find_files(data.validation_path, "config.data.validation_path")
         if any(suffix(f) != ".bin" for f in given):
             raise ConfigError(
-                f"data.validation_path: {data.validation_path} is not .bin like data.path: give token files"
+                f"config.data.validation_path: {data.validation_path} is not .bin like config.data.path: give token files"
             )
     arrays, index = _index([*files, *given], root, len(files) > 1, sidecar, data)
     if given:
@@ -86,7 +89,7 @@ def open_token_files(data: ConfigDict, *, only_tokenizer: bool = False) -> tuple
         Concatenation(arrays), _capped(index, data.max_bytes, sidecar), is_validation, tokenizer
     )
     if not train.documents:
-        raise ConfigError(f"data.path: {data.path} holds no tokens for training")
+        raise ConfigError(f"config.data.path: {data.path} holds no tokens for training")
     digest = hashlib.sha256(" ".join([*index.digests, str(sidecar)]).encode()).hexdigest()
     return train, validation, tokenizer, digest
 
@@ -101,14 +104,16 @@ def read_sidecar(file: Path) -> Sidecar:
         fields: dict[str, Any] = {"dtype": "uint16", "eos": None, "header_bytes": 0, **json.loads(place.read_text())}
         if fields["dtype"] not in ("uint16", "uint32"):
             raise ValueError(f"dtype={fields['dtype']!r} is neither uint16 nor uint32")
-        size, eos, header = int(fields["vocab_size"]), fields["eos"], int(fields["header_bytes"])
-        if size < 1 or header < 0 or not (eos is None or 0 <= int(eos) < size):
+        size, eos, header = fields["vocab_size"], fields["eos"], fields["header_bytes"]
+        if not all(type(n) is int for n in (size, header, 0 if eos is None else eos)):
+            raise ValueError("vocab_size, eos and header_bytes must be whole numbers")
+        if not 0 < size < 2**31 or header < 0 or not (eos is None or 0 <= eos < size):
             raise ValueError("vocab_size must be positive, 0 <= eos < vocab_size, header_bytes not negative")
     except KeyError as error:
         raise ConfigError(f"{place} lacks {error}: write such as {EXAMPLE}") from None
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: {error}: write such as {EXAMPLE}") from None
-    return Sidecar(np.dtype(fields["dtype"]).newbyteorder("<"), size, None if eos is None else int(eos), header)
+    return Sidecar(np.dtype(fields["dtype"]).newbyteorder("<"), size, eos, header)
 
 
 def _tokenizer(data: ConfigDict, sidecar: Sidecar) -> Tokenizer:
@@ -116,7 +121,7 @@ def _tokenizer(data: ConfigDict, sidecar: Sidecar) -> Tokenizer:
         tokenizer = open_tokenizer(data.tokenizer)
         if tokenizer.vocab_size < sidecar.vocab_size:
             raise ConfigError(
-                f"data.tokenizer={data.tokenizer} has {tokenizer.vocab_size} ids, the token files {sidecar.vocab_size}"
+                f"config.data.tokenizer={data.tokenizer} has {tokenizer.vocab_size} ids, the token files {sidecar.vocab_size}"
             )
         return tokenizer
     if sidecar.vocab_size in (256, 257) and sidecar.eos in (None, 256):

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from paperlab.data.files import expanded
 from paperlab.errors import ConfigError
 
 
@@ -54,7 +55,10 @@ class ByteTokenizer(_Saved):
     bos = 256
 
     def encode(self, text: str) -> list[int]:
-        return list(text.encode("utf-8", "surrogateescape"))
+        try:
+            return list(text.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{text[error.start : error.end]!r} is neither a character nor a byte") from None
 
     def encode_bytes(self, content: bytes) -> np.ndarray:
         return np.frombuffer(content, np.uint8).astype(np.int32)
@@ -80,7 +84,9 @@ class IdTokenizer(_Saved):
         self.vocab_size, self.bos = vocab_size, bos
 
     def encode(self, text: str) -> list[int]:
-        raise ConfigError("data.tokenizer: these are bare token ids: give their tokenizer.json to write or read text")
+        raise ConfigError(
+            "config.data.tokenizer: these are bare token ids: give their tokenizer.json to write or read text"
+        )
 
     def encode_bytes(self, content: bytes) -> np.ndarray:
         return np.asarray(self.encode(""), np.int32)
@@ -119,20 +125,27 @@ class HuggingFaceTokenizer(_Saved):
             raise ConfigError(f"{where} needs the package tokenizers: pip install 'paperlab[hf]'") from None
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(definition)
-        except Exception as error:  # the package raises a bare Exception
-            raise ConfigError(f"{where} is not a Hugging Face tokenizer.json: {str(error).splitlines()[0]}") from None
+        except BaseException as error:  # the package raises a bare Exception, and panics with none
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise ConfigError(f"{where} is not a Hugging Face tokenizer.json: {str(error).split(chr(10))[0]}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._definition, self._where = definition, where
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        if self.vocab_size >= 2**31:
+            raise ConfigError(f"{where} has the id {self.vocab_size - 1}: ids must fit in 31 bits")
         names = self.BOS_NAMES if bos is None else (bos,)
         self.bos_token = next((name for name in names if name in vocabulary), None)
         self.bos = vocabulary[self.bos_token] if self.bos_token is not None else self.vocab_size
         self.vocab_size = max(self.vocab_size, self.bos + 1)
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            return self._tokenizer.encode(text.encode().decode(), add_special_tokens=False).ids
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{text[error.start : error.end]!r} is no character: {self._where} takes UTF-8") from None
 
     def encode_bytes(self, content: bytes) -> np.ndarray:
         return self.encode_document(content)[0]
@@ -179,10 +192,14 @@ def open_tokenizer(name: str) -> Tokenizer:
     """
     if name == "bytes":
         return ByteTokenizer()
-    path = Path(name).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError(f"data.tokenizer: {path} does not exist: give 'bytes' or the path of a tokenizer.json")
+    path = expanded(name, "config.data.tokenizer")
+    try:
+        path = path / "tokenizer.json" if path.is_dir() else path
+        found = path.is_file()
+    except OSError as error:
+        raise ConfigError(f"config.data.tokenizer: cannot read {path}: {error.strerror or error}") from None
+    if not found:
+        raise ConfigError(f"config.data.tokenizer: {path} does not exist: give 'bytes' or the path of a tokenizer.json")
     return load(path)
 
 
@@ -192,16 +209,19 @@ def load(path: str | Path) -> Tokenizer:
     try:
         definition = path.read_text(encoding="utf-8")
         state = json.loads(definition)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"data.tokenizer: cannot read {path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"config.data.tokenizer: cannot read {path}: {error}") from None
     kind = state.get("kind", "") if isinstance(state, dict) else ""
-    if kind == "bytes":
-        return ByteTokenizer()
-    if kind == "ids":
-        return IdTokenizer(int(state["vocab_size"]), int(state["bos"]))
-    where = f"data.tokenizer: {path}"
-    if kind == "huggingface":
-        return HuggingFaceTokenizer(json.dumps(state["tokenizer"], ensure_ascii=False), state["bos_token"], where)
+    where = f"config.data.tokenizer: {path}"
+    try:
+        if kind == "bytes":
+            return ByteTokenizer()
+        if kind == "ids":
+            return IdTokenizer(int(state["vocab_size"]), int(state["bos"]))
+        if kind == "huggingface":
+            return HuggingFaceTokenizer(json.dumps(state["tokenizer"], ensure_ascii=False), state["bos_token"], where)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{where} is damaged: {type(error).__name__} {error}; save the tokenizer anew") from None
     return HuggingFaceTokenizer(definition, _declared_bos(path.with_name("tokenizer_config.json")), where)
 
 

@@ -22,11 +22,13 @@ from ml_collections import ConfigDict
 from paperlab.data import text
 from paperlab.discovery import find
 from paperlab.errors import ConfigError
+from paperlab.limits import at_least, did_you_mean
 
 DEFAULTS = {
     "carry_state": False,
     "z_loss": 0.0,
 }
+LIMITS = {"z_loss": at_least(0)}
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -36,22 +38,34 @@ def make(config: ConfigDict) -> "LanguageModelling":
     return LanguageModelling(config)
 
 
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError for options that do not go together, and for evaluators of a split that there is not."""
+    if config.task.carry_state and config.data.order != "contiguous":
+        raise ConfigError(
+            'config.task.carry_state=True needs config.data.order="contiguous": batches that continue each other'
+        )
+    for name, evaluator in config.get("evaluators", {}).items():
+        split = evaluator.split
+        if split != "validation":
+            hint = "it never ends; choose validation" if split == "train" else did_you_mean(split, ["validation"])
+            raise ConfigError(f"config.evaluators.{name}.split={split!r}: {hint}")
+
+
 class LanguageModelling:
     """Next-token prediction with any model that maps tokens [B,T] to logits [B,T,V] and carries a state."""
 
     def __init__(self, config: ConfigDict):
         self.config = config
         self.carry_state = config.task.carry_state
-        if self.carry_state and config.data.order != "contiguous":
-            raise ConfigError('config.task.carry_state=True needs config.data.order="contiguous"')
+        check(config)
 
     @cached_property
     def corpus(self) -> text.Corpus:
         return text.open_corpus(self.config.data)
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
-        return self.corpus.tokenizer
+        return text.open_tokenizer_of(self.config.data)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -132,6 +146,12 @@ class LanguageModelling:
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
         """Local batches as a grain MapDataset: endless for "train", one pass in reading order for the others."""
         data = self.config.data
+        longest = len(self.corpus.split(split)) - 1
+        if split == "train" and data.sequence_length > longest:
+            raise ConfigError(
+                f"config.data.sequence_length={data.sequence_length} is longer than the training split of "
+                f"{self.corpus.source}: give at most {longest}, or more text"
+            )
         return text.batches(
             self.corpus,
             split,

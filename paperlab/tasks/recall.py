@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paperlab.data.synthetic import mqar
+from paperlab.limits import above, at_least
 from paperlab.tasks import language_modelling
 
 DEFAULTS = {
@@ -20,11 +21,26 @@ DEFAULTS = {
     "random_filler": True,
     "validation_examples": 1024,
 }
+LIMITS = {
+    **language_modelling.LIMITS,
+    "vocab_size": at_least(4),
+    "num_pairs": at_least(1),
+    "min_pairs": at_least(0, "0: every example has num_pairs"),
+    "power": above(0, "1: even, 0.01: as in the paper"),
+    "validation_examples": at_least(1),
+}
 
 
 def make(config: Any) -> "Recall":
     """The task that `config` describes."""
     return Recall(config)
+
+
+def check(config: Any) -> None:
+    """Raises ConfigError for sizes that do not go together."""
+    language_modelling.check(config)
+    task = config.task
+    mqar.check(task.vocab_size, config.data.sequence_length, task.num_pairs, task.min_pairs, task.power)
 
 
 class Recall(language_modelling.LanguageModelling):

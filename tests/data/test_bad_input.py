@@ -29,7 +29,7 @@ CASES = {
     "not an object": (lambda d: {"path": text(d, "a.jsonl", b'"text"')}, "a.jsonl: line 1 is not an object"),
     "wrong field": (
         lambda d: {"path": text(d, "a.jsonl", b'{"body": "a", "id": 1}')},
-        "line 1 has no field 'text': set data.text_field to one of body, id",
+        "line 1 has no field 'text': set config.data.text_field to one of body, id",
     ),
     "not a text": (
         lambda d: {"path": text(d, "a.jsonl", b'{"text": 3}')},
@@ -46,7 +46,7 @@ CASES = {
             "path": text(d, "a.bin", b"ab"),
             "validation_path": text(d, "b.txt", text(d, "a.json", b'{"vocab_size": 65536}').encode()),
         },
-        "data.validation_path: .*b.txt is not .bin like data.path",
+        "data.validation_path: .*b.txt is not .bin like config.data.path",
     ),
     "missing validation": (
         lambda d: {"path": text(d, "a.txt", b"ab"), "validation_path": f"{d}/none"},
@@ -54,7 +54,7 @@ CASES = {
     ),
     "not utf8": (
         lambda d: {"path": text(d, "a.txt", b"caf\xe9 " * 9), "tokenizer": words(d), "cache_dir": str(d)},
-        "a.txt is not UTF-8 .byte 3.: convert it, or use data.tokenizer=bytes",
+        "a.txt is not UTF-8 .byte 3.: convert it, or use config.data.tokenizer=bytes",
     ),
     "no tokens": (
         lambda d: {"path": text(d, "a.txt", b" \n" * 9), "tokenizer": words(d), "cache_dir": str(d)},
@@ -64,8 +64,8 @@ CASES = {
     "source": (lambda d: {"source": "web"}, "data.source='web': choose one of stdlib, files, hf"),
     "no path": (lambda d: {"source": "files"}, "data.path is empty: give a file, a folder or a glob"),
     "no dataset": (lambda d: {"source": "hf"}, "data.hf_name is empty"),
-    "share": (lambda d: {"validation_share": 1.0}, "data.validation_share=1.0: give a share from 0 to below 1"),
-    "negative": (lambda d: {"max_bytes": -1}, "data.max_bytes=-1: give 0 or a positive number"),
+    "share": (lambda d: {"validation_share": 1.0}, "data.validation_share=1.0: must be from 0 to below 1"),
+    "negative": (lambda d: {"max_bytes": -1}, "data.max_bytes=-1: must be from 0 to"),
     "vocabulary": (lambda d: {"vocab_size": 100}, "data.vocab_size=100 is smaller than the tokenizer's 257"),
 }
 
@@ -89,7 +89,7 @@ def test_wrong_parquet_column_is_named(tmp_path):
     from pyarrow import parquet
 
     parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(ConfigError, match=r"a\.parquet has no column 'text': set data\.text_field to one of body"):
+    with pytest.raises(ConfigError, match=r"a\.parquet has no column 'text': set config\.data\.text_field to one of body"):
         open_corpus({"path": str(tmp_path)})
 
 
@@ -123,7 +123,7 @@ def test_unreadable_file_is_named(tmp_path, monkeypatch):
 
 def test_empty_validation_says_how_to_mend_it(tmp_path):
     corpus = open_corpus({"path": text(tmp_path, "a.txt", b"abc"), "validation_share": 0})
-    with pytest.raises(ConfigError, match=r"the validation split of .*a\.txt is empty: give data\.validation_path or"):
+    with pytest.raises(ConfigError, match=r"the validation split of .*a\.txt is empty: give config\.data\.validation_path or"):
         batches(corpus, "validation", sequence_length=2, batch_size=1)
 
 

@@ -174,7 +174,7 @@ def test_hugging_face_rows(monkeypatch, texts):
     ("stored", "message"),
     [
         ({"train": [], "test": []}, "split 'dev': there are only train, test"),
-        ([], "leave data.hf_validation_split empty"),
+        ([], "leave config.data.hf_validation_split empty"),
     ],
 )
 def test_a_missing_split_of_a_saved_dataset_is_named(monkeypatch, tmp_path, stored, message):

@@ -48,7 +48,7 @@ def examples(
     Returns:
       int32 and float32 arrays; weights are 1 at the queries and 0 elsewhere, where targets are 0; bytes are 0.
     """
-    _check(vocab_size, sequence_length, num_pairs, min_pairs, power)
+    check(vocab_size, sequence_length, num_pairs, min_pairs, power)
     indices_B = np.asarray(indices_B, np.uint64)
     B, T = len(indices_B), sequence_length
     streams_B = _mix(indices_B + _mix(np.array([seed % 2**64], np.uint64)))
@@ -94,7 +94,7 @@ def batches(
     if split not in SPLITS:
         raise ConfigError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     if batch_size < 1 or batch_size % process_count:
-        raise ConfigError(f"data.batch_size={batch_size}: give a positive multiple of {process_count} processes")
+        raise ConfigError(f"config.data.batch_size={batch_size}: give a positive multiple of {process_count} processes")
     import grain
 
     seed_of_split = 2 * seed + SPLITS.index(split)
@@ -153,18 +153,20 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _check(vocab_size: int, sequence_length: int, num_pairs: int, min_pairs: int, power: float) -> None:
+def check(vocab_size: int, sequence_length: int, num_pairs: int, min_pairs: int, power: float) -> None:
+    """Raises ConfigError for sizes of `examples` that do not go together."""
     if num_pairs < 1 or not 0 <= min_pairs <= num_pairs:
         raise ConfigError(
-            f"num_pairs={num_pairs}, min_pairs={min_pairs}: give 0 <= min_pairs <= num_pairs, num_pairs >= 1"
+            f"config.task.num_pairs={num_pairs}, config.task.min_pairs={min_pairs}: "
+            "give 0 <= min_pairs <= num_pairs, num_pairs >= 1"
         )
     if sequence_length % 2 or sequence_length < 4 * num_pairs:
         raise ConfigError(
-            f"sequence_length={sequence_length}: {num_pairs} pairs with queries take an even length >= {4 * num_pairs}"
+            f"config.data.sequence_length={sequence_length}: {num_pairs} pairs with queries take an even length >= {4 * num_pairs}"
         )
     if vocab_size // 2 - 1 < num_pairs:
         raise ConfigError(
-            f"vocab_size={vocab_size}: {num_pairs} different keys and values take at least {2 * num_pairs + 2}"
+            f"config.task.vocab_size={vocab_size}: {num_pairs} different keys and values take at least {2 * num_pairs + 2}"
         )
     if power <= 0:
-        raise ConfigError(f"power={power}: give a positive number (1 = even, 0.01 = as in the paper)")
+        raise ConfigError(f"config.task.power={power}: give a positive number (1 = even, 0.01 = as in the paper)")
