@@ -17,7 +17,7 @@ def describe() -> str:
     """One line: platform, device kinds and counts, memory where known, processes, jax version."""
     parts = [f"{count} x {kind}" for kind, count in Counter(map(_kind, jax.devices())).items()]
     processes = jax.process_count()
-    where = "1 process" if processes == 1 else f"process {jax.process_index()} of {processes}"
+    where = "1 process" if processes == 1 else f"{processes} processes"
     devices = f"{', '.join(parts)} [{jax.default_backend()}]"
     return f"Devices: {devices}, {where}, jax {jax.__version__}, {platform.platform()}"
 

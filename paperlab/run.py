@@ -5,8 +5,14 @@
     --show            print the resolved config and the parameter table, run nothing
     --dry_run         compile the training step for --devices=N fake devices; print shardings, FLOPs and bytes per device
     --eval_only       evaluate the newest checkpoint
-    --distributed     start `jax.distributed` from the cluster's own environment (Slurm, MPI, Cloud TPU, GKE)
-    --coordinator=HOST:PORT --processes=N --process=I     the same, said explicitly
+
+Several processes are one run. Inside Slurm's srun, mpirun, a JobSet (launch/README.md) and on GKE TPU pods they find each other
+by themselves; process 0 alone writes, and where one fails or is lost, all end.
+
+    --coordinator=HOST:PORT --processes=N --process=I     say it, where no launcher does
+    --distributed, --no_distributed     insist on several processes, or on one, whatever the environment says
+    --start_timeout=300    seconds within which all must have come
+    --lost_timeout=100     seconds after which a machine that has fallen silent counts as lost (a dead process does at once)
 
 Several values for one field make a sweep: `--config.optim.lr=1e-3,3e-3 --config.seed=0,1` runs four, one after another, each in
 its own work directory, and ends with one table (text fields: give the flag several times). The same command again resumes what
@@ -15,7 +21,8 @@ is unfinished.
 SIGTERM, SIGUSR1 and Ctrl-C finish the step under way and save; a second Ctrl-C stops at once.
 
 Exit status: 0 done, 1 failed, 2 asked for something that cannot be run, 75 interrupted with all saved that there was to save
-(run it again to go on), 130 stopped at once.
+(run it again to go on), 130 stopped at once. Of several processes all end with the status of the one that failed, 1 where one
+was lost (134 where jax's own runtime saw it first).
 """
 
 import argparse
@@ -27,8 +34,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from paperlab import distributed
 from paperlab import workdir as workdirs
-from paperlab.config import load_experiment, resolve, to_json
+from paperlab.config import load_experiment, mathematics, resolve, to_json
+from paperlab.distributed import agreement
 from paperlab.errors import ConfigError
 from paperlab.overrides import field, override, parse_value
 from paperlab.training import signals
@@ -40,18 +49,24 @@ def main(argv: list[str] | None = None) -> int:
     """Parses the command line, runs what it asks for, and returns the exit status."""
     try:
         with signals.at_once():
-            return _run(sys.argv[1:] if argv is None else argv)
+            status = _run(sys.argv[1:] if argv is None else argv)
     except signals.Interrupted as signal:
-        print(f"{signal}: stopped, with nothing to save", file=sys.stderr)
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        print("stopped at once; the checkpoints that were complete are kept", file=sys.stderr)
-        return AT_ONCE
+        status = _tell(signal, f"{signal}: stopped, with nothing to save", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        status = _tell(error, "stopped at once; the checkpoints that were complete are kept", AT_ONCE)
+    except BaseException as error:
+        distributed.fail(error, f"{type(error).__name__}: {error}".split("\n")[0], 1)
+        raise
+    distributed.leave(status)
+    return status
 
 
 def _run(argv: list[str]) -> int:
     try:
         flags, overrides = parse_flags(argv)
+        place = distributed.find(flags.distributed, flags.coordinator, flags.processes, flags.process)
+        if place is not None and not flags.dry_run:
+            distributed.start(place, start_timeout=flags.start_timeout, lost_timeout=flags.lost_timeout)
     except ConfigError as error:
         return _refuse(error)
     try:
@@ -71,8 +86,16 @@ def _refuse(error: Exception) -> int:
     """One line for what went wrong; status 2 where the user can mend what was asked for, else 1."""
     asked_wrongly = isinstance(error, ConfigError)
     line = str(error).strip().split("\n")[0]
-    print(f"error: {line}" + ("" if asked_wrongly else " (--debug shows where)"), file=sys.stderr)
-    return 2 if asked_wrongly else 1
+    return _tell(
+        error, f"error: {line}" + ("" if asked_wrongly else " (--debug shows where)"), 2 if asked_wrongly else 1
+    )
+
+
+def _tell(error: BaseException, line: str, status: int) -> int:
+    """The last line; of several processes one says it."""
+    if distributed.fail(error, line, status):
+        print(line, file=sys.stderr)
+    return status
 
 
 def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]]]:
@@ -89,10 +112,13 @@ def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, list[str
     parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--devices", type=int, default=0)
     parser.add_argument("--eval_only", action="store_true")
-    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("--distributed", action="store_const", const=True)
+    parser.add_argument("--no_distributed", dest="distributed", action="store_const", const=False)
     parser.add_argument("--coordinator", default="")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
+    parser.add_argument("--start_timeout", type=float, default=distributed.START_TIMEOUT, metavar="SECONDS")
+    parser.add_argument("--lost_timeout", type=float, default=distributed.LOST_TIMEOUT, metavar="SECONDS")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     own: list[str] = []
     overrides: dict[str, list[str]] = {}
@@ -159,12 +185,15 @@ def launch(flags: argparse.Namespace, config: ConfigDict, overrides: dict[str, s
             dry_run.compile_step(config, task)
         return {}
     workdir = flags.workdir or workdirs.default_path(config)
+    agreement.same_mathematics({**mathematics(config), "train.steps": config.train.steps, "workdir": str(workdir)})
+    distributed.working_in(workdir)
     if flags.eval_only and not (workdir / "config.json").is_file():
         raise ConfigError(f"--eval_only: there is no run in {workdir}; name one with --workdir")
     if flags.eval_only:
         workdirs.refuse_other_mathematics(workdir, workdirs.read_config(workdir), config)
         return _trained(config, workdir, eval_only=True)
     with workdirs.entered(workdir, config, overrides) as resumed:
+        agreement.same_directory(workdir)
         print(f"work directory: {workdir}" + (" (continued)" if resumed else ""), flush=True)
         return _own_program(config, workdir) if config.program else _trained(config, workdir)
 
@@ -211,7 +240,7 @@ def _own_program(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 
 def start_jax(flags: argparse.Namespace) -> None:
-    """Settings that must precede the first use of a device: fake devices, processes, the compilation cache."""
+    """Settings that must precede the first use of a device: fake devices, the compilation cache."""
     import jax
 
     from paperlab.devices import keep_compiled_programs
@@ -219,8 +248,6 @@ def start_jax(flags: argparse.Namespace) -> None:
     if flags.dry_run:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", flags.devices or 1)
-    if flags.coordinator or flags.distributed:
-        jax.distributed.initialize(flags.coordinator or None, flags.processes, flags.process)
     keep_compiled_programs()
 
 
@@ -241,7 +268,7 @@ def sweep(flags: argparse.Namespace, points: list[tuple[ConfigDict, dict[str, st
         try:
             summary = launch(flags, config, overrides)
         except (ValueError, RuntimeError, OSError) as error:
-            if flags.debug:
+            if flags.debug or distributed.processes() > 1:  # which may not agree on what failed
                 raise
             print(f"error: {error}", file=sys.stderr)
             summary, status = {"status": "failed"}, 1
