@@ -32,12 +32,14 @@ class Curve:
       label: what the reader sees.
       series: (x, y); NaN breaks the line.
       ink: the class that gives it its colour, from `ink`.
+      marks: places on the x axis where something happened to it.
     """
 
     key: str
     label: str
     series: Series
     ink: str
+    marks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def chart(
     x_label: str = "step",
     references: dict[str, float] | None = None,
     log_x: bool = False,
+    legend: bool = False,
 ) -> tuple[Element, dict[str, Any]] | None:
     """A figure and what its read-out needs, {key: [x, y]}; None where there is nothing to draw.
 
@@ -101,6 +104,8 @@ def chart(
       identity: unique on the page, for its controls and its read-out.
       name: what is drawn; its heading.
       curves: what is drawn, the most important first.
+      log_x: the x axis is logarithmic and has a tick at every x.
+      legend: names the curves under the heading; without it the page does.
       references: {label: value} of level lines; those far outside of the curves are left out.
     """
     curves = [curve for curve in curves if np.isfinite(curve.series[1]).any()]
@@ -109,6 +114,7 @@ def chart(
     if x is None or linear is None:
         return None
     x = x if log_x else _level([curve.series[0] for curve in curves])
+    places = sorted({float(at) for curve in curves for at in curve.series[0]}) if log_x else []
     positive = all(np.nanmin(curve.series[1]) > 0 for curve in curves)
     log = span([curve.series[1] for curve in curves], log=True) if positive else None
     most = max(POINTS // max(len(curves), 1), 60)
@@ -120,10 +126,11 @@ def chart(
     figure = h(
         "figure",
         h("figcaption", h("h4", name), _scales(identity, name, steep) if log is not None else None),
+        _names(curves) if legend else None,
         h(
             "div",
             *views,
-            _x_axis(x),
+            _x_axis(x, places),
             class_="plot",
             tabindex=0,
             role="group",
@@ -137,6 +144,10 @@ def chart(
     )
     data = {key: [[_short(v) for v in part.tolist()] for part in series] for key, series in thinned.items()}
     return figure, data
+
+
+def _names(curves: Sequence[Curve]) -> Element:
+    return h("ul", [h("li", h("span", class_=f"swatch {c.ink}"), c.label) for c in curves], class_="legend")
 
 
 def _level(parts: Sequence[np.ndarray]) -> Axis:
@@ -180,6 +191,9 @@ def _view(
         paths = _paths(thinned[curve.key], x, y, quiet=mean is not None)
         if mean is not None:
             paths.append(h("path", d=_line(thin(mean, 240), x, y), class_="line"))
+        happened = [at for at in _rounded(x.at(np.array(curve.marks))) if 0 <= at <= BOX]
+        if happened:
+            paths.append(h("path", d="".join(f"M{at},{BOX}V{BOX - 60}" for at in happened), class_="mark"))
         drawn.append(h("g", paths, class_=curve.ink, data_key=curve.key, data_name=curve.label))
     picture = h(
         "svg",
@@ -241,9 +255,10 @@ def _rounded(values: np.ndarray) -> list[int]:
     return np.rint(np.nan_to_num(values)).astype(int).tolist()
 
 
-def _x_axis(x: Axis) -> Element:
-    """The labels of the x axis; the outermost stay within the plot."""
-    labels = [h("span", text, style=f"left:{at / BOX:.2%}") for at, text in x.ticks(5)]
+def _x_axis(x: Axis, places: Sequence[float]) -> Element:
+    """The labels of the x axis: at `places` where those are few, else at round numbers."""
+    marks = [(float(x.at(place)), number(place)) for place in places] if 0 < len(places) <= 9 else x.ticks(5)
+    labels = [h("span", text, style=f"left:{at / BOX:.2%}") for at, text in marks]
     return h("div", labels, class_="x-ticks", aria_hidden="true")
 
 

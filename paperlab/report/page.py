@@ -103,7 +103,8 @@ def page(found: list[runs.Run], results: Path, *, made: str, out: Path, asked: s
 
 RUNS_TEXT = (
     "Runs of one task share their axes. A run's value is its last; a dotted level is what a simple model reaches on the "
-    "same data. A curve that is noisy is drawn faintly, its running mean over a fiftieth of the run in full."
+    "same data. A curve that is noisy is drawn faintly, its running mean over a fiftieth of the run in full. "
+    "A stroke on the axis of steps is an incident."
 )
 CLAIMS_TEXT = (
     "Sentences of the papers, scaled down, each with a threshold set before the run. In the strips the large dot "
@@ -170,7 +171,7 @@ def _overview(found: list[runs.Run], papers: Any, benches: Any, faults: Any) -> 
     entries = [_entry("runs", "Runs", str(len(found)), told, [f"{damaged} with damaged files"] if damaged else [])]
     claims = [claim for paper in papers for claim in paper.claims]
     held = sum(paper.held for paper in papers)
-    broken = [problem for paper in papers for problem in paper.problems]
+    broken = _damaged(papers)
     fail = [f"{len(claims) - held} {'fails' if len(claims) - held == 1 else 'fail'}"] if held < len(claims) else []
     count = [str(held), h("small", f" of {len(claims)} hold")] if claims else "none"
     word = "paper" if len(papers) == 1 else "papers"
@@ -178,12 +179,17 @@ def _overview(found: list[runs.Run], papers: Any, benches: Any, faults: Any) -> 
     aims = [aim for document in benches for aim in document.dictionaries("aims")]
     met = sum(aim.get("met") is True for aim in aims)
     missed = [f"{len(aims) - met} not met"] if met < len(aims) else []
-    broken = [problem for document in benches for problem in document.problems]
+    broken = _damaged(benches)
     shown = [str(met), h("small", f" of {len(aims)} aims met")] if aims else str(len(benches) or "none")
     rows = sum(len(document.dictionaries("rows")) for document in benches)
     entries.append(_entry("benchmarks", "Benchmarks", shown, [f"{rows} cases"] if rows else [], [*missed, *broken]))
     entries.append(_faults_entry(faults))
     return h("nav", h("ul", entries), aria_label="Overview")
+
+
+def _damaged(documents: Any) -> list[str]:
+    count = sum(bool(document.problems) for document in documents)
+    return [f"{count} damaged {'file' if count == 1 else 'files'}"] if count else []
 
 
 def _faults_entry(faults: Any) -> Element:
@@ -192,7 +198,7 @@ def _faults_entry(faults: Any) -> Element:
     rounds, passed = (faults.content.get(name) for name in ("rounds", "passed"))
     lost = rounds - passed if isinstance(rounds, int) and isinstance(passed, int) else 0
     count = [show_results.number(passed), h("small", f" of {show_results.number(rounds)} recovered")]
-    return _entry("faults", "Faults", count, [], [*([f"{lost} lost"] if lost else []), *faults.problems])
+    return _entry("faults", "Faults", count, [], [*([f"{lost} lost"] if lost else []), *_damaged([faults])])
 
 
 def _entry(target: str, title: str, count: Any, told: list[str], bad: list[str]) -> Element:

@@ -65,6 +65,12 @@ class Run:
         return max([*known, *map(float, self.checkpoints[-1:])], default=None)
 
     @property
+    def happened(self) -> tuple[float, ...]:
+        """The steps of its incidents."""
+        steps = [float_of(line.get("step")) for line in self.incidents]
+        return tuple(step for step in steps if step is not None)
+
+    @property
     def status(self) -> str:
         """complete, interrupted or what else the summary says; "unfinished" where it is older than the metrics or absent."""
         told = self.summary.get("status")

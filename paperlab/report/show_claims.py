@@ -84,14 +84,20 @@ def _measured(claim: dict[str, Any], details: dict[str, Any]) -> Element:
     seeds, others = _numbers(claim.get("per_seed")), _numbers(details.get("baseline_per_seed"))
     value, baseline = float_of(claim.get("value")), float_of(claim.get("baseline"))
     relation, bound = bound_of(claim)
-    terms = [h("dt", "measured"), h("dd", number(claim.get("value")) if value is not None else "not a number")]
+    terms = [
+        h("dt", "measured"),
+        h("dd", number(claim.get("value"), aligned=True) if value is not None else "not a number"),
+    ]
     if claim.get("baseline") is not None:
-        terms += [h("dt", "baseline"), h("dd", number(claim.get("baseline")))]
+        terms += [h("dt", "baseline"), h("dd", number(claim.get("baseline"), aligned=True))]
     terms += [h("dt", "threshold"), h("dd", spaced(str(claim.get("threshold") or "none")))]
     if claim.get("per_seed"):
-        terms += [h("dt", "each seed"), h("dd", ", ".join(number(seed) for seed in seeds) or "not numbers")]
+        terms += [
+            h("dt", "each seed"),
+            h("dd", ", ".join(number(seed, aligned=True) for seed in seeds) or "not numbers"),
+        ]
     if others:
-        terms += [h("dt", "baseline, each seed"), h("dd", ", ".join(map(number, others)))]
+        terms += [h("dt", "baseline, each seed"), h("dd", ", ".join(number(seed, aligned=True) for seed in others))]
     drawn = strip(value, seeds, others or ([] if baseline is None else [baseline]), bound, relation)
     return h("div", drawn, h("dl", terms), class_="measured")
 

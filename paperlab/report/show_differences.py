@@ -3,7 +3,6 @@
 from collections import Counter
 from typing import Any
 
-from paperlab.report.charts import ink
 from paperlab.report.elements import Element, h, hidden, table
 from paperlab.report.numbers import number
 from paperlab.report.runs import Run, differing
@@ -15,14 +14,12 @@ UNFOLDED = (40, 40)  # at most so many fields and runs
 SAID_ELSEWHERE = ("slug", "variant")
 
 
-def differences(runs: list[Run]) -> Element | None:
+def differences(runs: list[Run], inks: dict[str, str]) -> Element | None:
     """The fields in which the configs differ, one column a run while they are few; None for less than two runs."""
-    places = [(place, run) for place, run in enumerate(runs) if run.config]
-    if len(places) < 2:
+    runs = [run for run in runs if run.config]
+    if len(runs) < 2:
         return None
-    every = {
-        path: values for path, values in differing([run for _, run in places]).items() if path not in SAID_ELSEWHERE
-    }
+    every = {path: values for path, values in differing(runs).items() if path not in SAID_ELSEWHERE}
     fields = {path: values for path, values in every.items() if len({repr(v) for v in values if v is not None}) > 1}
     partly = {path: values for path, values in every.items() if path not in fields}
     if not every:
@@ -32,18 +29,18 @@ def differences(runs: list[Run]) -> Element | None:
     return h(
         "details",
         h("summary", title, hidden(" of the configurations")),
-        _table(places, dict(list(fields.items())[:MOST_FIELDS])) if fields else None,
+        _table(runs, inks, dict(list(fields.items())[:MOST_FIELDS])) if fields else None,
         h("p", f"{left_out} more fields differ.", class_="note") if left_out > 0 else None,
-        _parts(places, partly),
+        _parts(runs, partly),
         class_="block",
-        open=len(fields) <= UNFOLDED[0] and len(places) <= UNFOLDED[1],
+        open=len(fields) <= UNFOLDED[0] and len(runs) <= UNFOLDED[1],
     )
 
 
-def _table(places: list[tuple[int, Run]], fields: dict[str, list[Any]]) -> Element:
+def _table(runs: list[Run], inks: dict[str, str], fields: dict[str, list[Any]]) -> Element:
     """Values other than the most common one stand out."""
-    names = _names([run for _, run in places])
-    labels = [[h("span", class_=f"swatch {ink(place)}"), name] for (place, _), name in zip(places, names, strict=True)]
+    colours = [inks.get(str(run.path), "none") for run in runs]
+    labels = [[h("span", class_=f"swatch {c}"), name] for c, name in zip(colours, _names(runs), strict=True)]
     rare = {path: _rare(values) for path, values in fields.items()}
 
     def cell(path: str, i: int) -> Element:
@@ -51,13 +48,13 @@ def _table(places: list[tuple[int, Run]], fields: dict[str, list[Any]]) -> Eleme
         return h("td", number(None) if value is None else shown(value), class_="rare" if rare[path][i] else "usual")
 
     caption = "Fields in which the configurations differ"
-    if len(places) <= FEW_RUNS:
+    if len(runs) <= FEW_RUNS:
         header: list[Any] = ["field", *(h("th", label, scope="col") for label in labels)]
-        rows = [[h("th", h("code", p), scope="row"), *(cell(p, i) for i in range(len(places)))] for p in fields]
+        rows = [[h("th", h("code", p), scope="row"), *(cell(p, i) for i in range(len(runs)))] for p in fields]
     else:
         header = ["run", *(h("th", h("code", path), scope="col") for path in fields)]
         rows = [[h("th", label, scope="row"), *(cell(p, i) for p in fields)] for i, label in enumerate(labels)]
-    return scroll(table(header, rows, caption=caption, class_="differences"), caption)
+    return scroll(table(header, rows, caption=caption, class_="differences"), caption, tall=len(runs) > 16)
 
 
 def _names(runs: list[Run]) -> list[str]:
@@ -74,11 +71,11 @@ def _rare(values: list[Any]) -> list[bool]:
     return [tied or word != common[0][0] for word in words]
 
 
-def _parts(places: list[tuple[int, Run]], partly: dict[str, list[Any]]) -> Element | None:
+def _parts(runs: list[Run], partly: dict[str, list[Any]]) -> Element | None:
     """The fields that only some configs have, gathered by section: their values are the same wherever they stand."""
     if not partly:
         return None
-    names = _names([run for _, run in places])
+    names = _names(runs)
     sections: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for path, values in partly.items():
         have = tuple(i for i, value in enumerate(values) if value is not None)

@@ -201,8 +201,10 @@ def _lines(identity: str, name: str, rows: list[dict[str, Any]]) -> tuple[Elemen
         series = np.array(x), np.array([points[at] for at in x])
         curves.append(Curve(f"{identity}-{place}", label, series, ink(place)))
     places = [float(case[key]) for case in cases]
-    wide = min(places) > 0 and max(places) / min(places) > 8
-    return chart(identity, f"{name}, ms", curves, x_label=key.replace("_", " "), log_x=wide)
+    wide = min(places) > 0 and max(places) / min(places) >= 8
+    return chart(
+        identity, f"ms by {key.replace('_', ' ')}", curves, x_label=key.replace("_", " "), log_x=wide, legend=True
+    )
 
 
 def faults(document: Document) -> Element:

@@ -11,6 +11,7 @@ from paperlab.report.show_values import baseline_name, facts, problems, scroll, 
 
 MOST_INVOCATIONS = 50
 MOST_INCIDENTS = 200
+INCIDENT = ("step", "kind", "cause", "what")  # first; the check sum of a line is for programs
 MOST_PICTURES = 24
 
 
@@ -75,7 +76,8 @@ def _incidents(run: Run) -> Element | None:
     """What went wrong while it ran, and what was done."""
     if not run.incidents:
         return None
-    columns = list(dict.fromkeys(name for line in run.incidents for name in line))[:12]
+    names = dict.fromkeys(name for line in run.incidents for name in line if name != "check")
+    columns = sorted(names, key=lambda name: INCIDENT.index(name) if name in INCIDENT else len(INCIDENT))[:12]
     rows = [[shown(line.get(name)) for name in columns] for line in run.incidents[-MOST_INCIDENTS:]]
     count = len(run.incidents)
     note = f", the last {MOST_INCIDENTS} shown" if count > MOST_INCIDENTS else ""

@@ -17,6 +17,7 @@ GOOD = {"complete"}
 QUIET_METRICS = ("seconds", "eta")
 LAST_GROUP = ("grad_norm", "learning_rate", "tokens_per_second", "examples_per_second", "steps_per_second", "mfu")
 MOST_CHARTS = 32
+MANY_RUNS = 16
 
 Curves = dict[str, dict[str, Any]]
 
@@ -40,7 +41,8 @@ def section(runs: list[Run], pictures: Any) -> tuple[list[Element], Curves]:
 
 def ranked(runs: list[Run]) -> list[Run]:
     """The best headline first; runs whose headline is another metric, or that have none, after those that share it."""
-    common = Counter(run.headline[0] for run in runs if run.headline[0]).most_common(1)
+    judged = [name for run in runs if (name := run.headline[0]) and name == run.option("checkpoint.best_metric")]
+    common = Counter(judged or [run.headline[0] for run in runs if run.headline[0]]).most_common(1)
     name = common[0][0] if common else ""
     sign = -1 if any(run.option("checkpoint.best_mode") == "max" for run in runs) else 1
 
@@ -55,17 +57,19 @@ def _group(identity: str, task: str, runs: list[Run], pictures: Any) -> tuple[El
     """The runs of one task."""
     title = task.rpartition(".")[2].replace("_", " ").capitalize() if task else "No task known"
     keys = {str(run.path): f"{identity}-{place}" for place, run in enumerate(runs)}
-    figures, more, curves = _charts(identity, runs, keys)
+    drawn_runs = [str(run.path) for run in runs if run.series]
+    inks = {path: ink(place) for place, path in enumerate(drawn_runs)}
+    figures, more, curves = _charts(identity, runs, keys, inks)
     folded = h("details", h("summary", f"{len(more)} more"), h("div", more, class_="charts"), class_="more")
     element = h(
         "section",
         h("h3", title, h("small", f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}")),
-        _table(runs, keys),
-        _legend(runs, keys) if figures else None,
+        _table(runs, keys, inks),
+        _legend(runs, keys, inks) if figures else None,
         h("div", figures, class_="charts"),
         folded if more else None,
-        differences(runs),
-        h("div", [show_run.details(run, keys[str(run.path)], pictures) for run in runs], class_="each"),
+        differences(runs, inks),
+        _each(runs, keys, pictures),
         class_="task",
         id=identity,
         aria_label=title,
@@ -73,12 +77,20 @@ def _group(identity: str, task: str, runs: list[Run], pictures: Any) -> tuple[El
     return element, curves
 
 
+def _each(runs: list[Run], keys: dict[str, str], pictures: Any) -> Element:
+    """Every run by itself; many are folded away together."""
+    blocks = h("div", [show_run.details(run, keys[str(run.path)], pictures) for run in runs], class_="each")
+    if len(runs) <= MANY_RUNS:
+        return blocks
+    return h("details", h("summary", f"The {len(runs)} runs one by one"), blocks, class_="block")
+
+
 def badge(status: str) -> Element:
     """A status in its colour; the word says it too."""
     return h("span", status, class_=f"badge {'good' if status in GOOD else 'bad' if status == 'damaged' else 'open'}")
 
 
-def _table(runs: list[Run], keys: dict[str, str]) -> Element:
+def _table(runs: list[Run], keys: dict[str, str], inks: dict[str, str]) -> Element:
     """One line a run."""
     names = {run.headline[0] for run in runs} - {""}
     one = names.pop() if len(names) == 1 else ""
@@ -93,10 +105,10 @@ def _table(runs: list[Run], keys: dict[str, str]) -> Element:
         "device",
     ]
     incidents = any(run.incidents for run in runs)
-    rows = [_row(run, keys[str(run.path)], one, incidents) for run in runs]
+    rows = [_row(run, keys[str(run.path)], inks.get(str(run.path)), one, incidents) for run in runs]
     cells = [_sortable(name) for name in [*header, *(["incidents"] if incidents else []), "begun"]]
     caption = f"{len(runs)} runs with status, steps and results"
-    return scroll(table(cells, rows, caption=caption, class_="runs sortable"), caption)
+    return scroll(table(cells, rows, caption=caption, class_="runs"), caption, tall=len(runs) > MANY_RUNS)
 
 
 def _sortable(name: str) -> Element:
@@ -107,7 +119,7 @@ def _cell(text: Any, sort: Any = None) -> Element:
     return h("td", text, data_value="" if sort is None else sort)
 
 
-def _row(run: Run, key: str, one: str, incidents: bool) -> list[Any]:
+def _row(run: Run, key: str, colour: str | None, one: str, incidents: bool) -> list[Any]:
     name, value = run.headline
     best = _best_baseline(run)
     rate = next((run.last(unit) for unit in LAST_GROUP[2:4] if run.last(unit) is not None), None)
@@ -120,13 +132,13 @@ def _row(run: Run, key: str, one: str, incidents: bool) -> list[Any]:
     row = [
         h(
             "th",
-            h("span", class_=f"swatch {ink(int(key.rpartition('-')[2]))}"),
+            h("span", class_=f"swatch {colour or 'none'}"),
             h("a", run.name, href=f"#{key}"),
             scope="row",
         ),
         _cell(badge(run.status), run.status),
         _cell(done, run.steps),
-        _cell([number(value, aligned=True), note], value),
+        _cell([number(value, aligned=True), " ", note], value),
         _cell(
             [number(best[1], aligned=True), " ", h("small", best[0])] if best else number(None),
             best[1] if best else None,
@@ -159,24 +171,25 @@ def _device(devices: Any) -> str:
     )
 
 
-def _legend(runs: list[Run], keys: dict[str, str]) -> Element:
+def _legend(runs: list[Run], keys: dict[str, str], inks: dict[str, str]) -> Element:
     """Which line is which; with a script each can be hidden."""
 
-    def entry(place: int, run: Run) -> Element:
+    def entry(run: Run) -> Element:
         box = h("input", type="checkbox", checked=True, data_toggles=keys[str(run.path)])
-        return h("li", h("label", box, h("span", class_=f"swatch {ink(place)}"), run.name))
+        return h("li", h("label", box, h("span", class_=f"swatch {inks[str(run.path)]}"), run.name))
 
-    drawn = [(place, run) for place, run in enumerate(runs) if run.series]
+    drawn = [run for run in runs if str(run.path) in inks]
     first, rest = drawn[:COLOURS], drawn[COLOURS:]
-    entries = h("ul", [entry(*item) for item in first], class_="legend")
+    entries = h("ul", [entry(run) for run in first], class_="legend")
     if not rest:
         return entries
-    others = h("ul", [entry(*item) for item in rest], class_="legend")
-    note = f"{len(rest)} more, in grey"
-    return h("div", entries, h("details", h("summary", note), others, class_="others"), class_="legends")
+    others = h("ul", [entry(run) for run in rest], class_="legend")
+    return h("div", entries, h("details", h("summary", f"{len(rest)} more, in grey"), others, class_="others"))
 
 
-def _charts(identity: str, runs: list[Run], keys: dict[str, str]) -> tuple[list[Element], list[Element], Curves]:
+def _charts(
+    identity: str, runs: list[Run], keys: dict[str, str], inks: dict[str, str]
+) -> tuple[list[Element], list[Element], Curves]:
     """(charts of what is learned, charts of how, what their read-outs need)."""
     names = Counter(name for run in runs for name in run.series)
     headlines = Counter(run.headline[0] for run in runs)
@@ -201,8 +214,8 @@ def _charts(identity: str, runs: list[Run], keys: dict[str, str]) -> tuple[list[
     curves: Curves = {}
     for place, name in enumerate([*first, *last][:MOST_CHARTS]):
         lines = [
-            Curve(keys[str(run.path)], run.name, run.series[name], ink(i))
-            for i, run in enumerate(runs)
+            Curve(keys[str(run.path)], run.name, run.series[name], inks[str(run.path)], run.happened)
+            for run in runs
             if name in run.series
         ]
         levels = _levels(runs) if headlines[name] else {}

@@ -62,9 +62,9 @@ def _matrix(value: dict[str, Any]) -> Element | None:
     return table(header, rows, caption="one column a seed or measurement", class_="numbers")
 
 
-def scroll(content: Element, label: str) -> Element:
-    """What may be wider than a phone: scrolls by itself, the page does not."""
-    return h("div", content, class_="scroll", tabindex=0, role="region", aria_label=label)
+def scroll(content: Element, label: str, *, tall: bool = False) -> Element:
+    """What may be wider than a phone (or, if `tall`, longer than a screen): scrolls by itself, the page does not."""
+    return h("div", content, class_="scroll tall" if tall else "scroll", tabindex=0, role="region", aria_label=label)
 
 
 def problems(messages: list[str]) -> Element | None:
