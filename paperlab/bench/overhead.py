@@ -1,0 +1,124 @@
+"""What the trainer costs beside a training step written by hand, with the same mathematics and batches.
+
+`by hand` is one jitted function in a bare `for` loop (plain.py). `step` is the trainer's compiled step in the same bare loop.
+`whole loop` is the real `paperlab.training.loop.train` with its data, metrics, guard, progress and log, without evaluations and
+saves; the other two take their turns inside its `on_step`. The losses of the first two must agree, or nothing is reported.
+"""
+
+import contextlib
+import io
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from paperlab.bench import plain
+from paperlab.bench.record import Aim, Options, Row, number
+from paperlab.bench.subject import Stepper, Subject, configured, prepare
+from paperlab.bench.timing import Samples, ratio
+from paperlab.training.loop import train
+
+LABELS = ("by hand", "step", "whole loop")
+STEPS, ROUNDS, TOLERANCE = 20, 15, 1e-3
+QUIET = {
+    "train.checkpoint_every": 0,
+    "evaluators.val.every": 0,
+    "log.tensorboard": False,
+    "log.wandb": "",
+}
+
+
+def rows(options: Options) -> Iterable[Row]:
+    """One row: the default run."""
+    steps, rounds = (3, 2) if options.quick else (STEPS, ROUNDS)
+    config = configured(options.config, QUIET, quick=options.quick)
+    subject = prepare(config, batches=steps)
+    race = Race(subject, steps=steps, rounds=rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        race.run(Path(folder))
+    case = {"mixer": config.model.mixer, "width": config.model.width, "depth": config.model.depth, "steps": steps}
+    numbers = {
+        "step_over_hand": ratio(race.samples, "step", "by hand"),
+        "loop_over_hand": ratio(race.samples, "whole loop", "by hand"),
+        "largest_loss_difference": race.difference,
+    }
+    yield Row(case, race.samples, numbers)
+
+
+class EndError(Exception):
+    """The race is over: ends the trainer's loop from inside."""
+
+
+class Race:
+    """The trainer's loop with two others taking turns inside it; the first round of `steps` steps is a warm-up."""
+
+    def __init__(self, subject: Subject, *, steps: int, rounds: int):
+        self.subject, self.per_round, self.rounds = subject, steps, rounds
+        self.samples: Samples = {label: [] for label in LABELS}
+        self.stepper = Stepper(subject)
+        transform = plain.transformation(subject.config)
+        self.step = plain.make_step(subject.task.model, transform)
+        self.params = subject.state().params
+        self.moments = transform.init(self.params)
+        self.difference = 0.0
+        self.since = 0.0
+
+    def run(self, workdir: Path) -> None:
+        """Runs the trainer until enough rounds are taken."""
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                train(self.subject.config, workdir, self.subject.task, on_step=self.on_step)
+        except EndError:
+            return
+        raise ValueError(f"overhead: config.train.steps={self.subject.config.train.steps} end before the rounds do")
+
+    def on_step(self, step: int, state: Any) -> None:
+        """After every `steps` steps of the trainer: its time, then the others' turns."""
+        if step % self.per_round:
+            return
+        jax.block_until_ready(state)
+        spent = {"whole loop": time.perf_counter() - self.since}
+        spent["by hand"], by_hand = self._timed(self._by_hand)
+        spent["step"], ours = self._timed(lambda: self.stepper.run(self.per_round))
+        if step == self.per_round:
+            self._compare(by_hand, ours)
+        else:
+            for label, seconds in spent.items():
+                self.samples[label].append(seconds / self.per_round * 1e3)
+        if len(self.samples["step"]) == self.rounds:
+            raise EndError
+        self.since = time.perf_counter()
+
+    def _timed(self, call: Any) -> tuple[float, Any]:
+        start = time.perf_counter()
+        result = jax.block_until_ready(call())
+        return time.perf_counter() - start, result
+
+    def _by_hand(self) -> Any:
+        found = None
+        for batch in self.subject.batches:
+            self.params, self.moments, found = self.step(self.params, self.moments, batch)
+        return found
+
+    def _compare(self, by_hand: Any, ours: Any) -> None:
+        """Both have seen the same batches from the same start: the loss of the last must be the same."""
+        total, weight = (float(x) for x in ours["loss"])
+        self.difference = abs(total / weight / float(by_hand["loss"]) - 1)
+        if not self.difference < TOLERANCE:
+            raise ValueError(
+                f"overhead: after {self.per_round} steps the loss is {total / weight:.6g}, by hand "
+                f"{float(by_hand['loss']):.6g}: these are not the same mathematics"
+            )
+
+
+def _percent(ratio: float) -> float:
+    return 100 * (ratio - 1)
+
+
+AIMS = (
+    Aim("the trainer's step over one written by hand", "<=", 1.0, "%", number("step_over_hand", _percent)),
+    Aim("the trainer's whole loop over one written by hand", "<=", 2.0, "%", number("loop_over_hand", _percent)),
+)
