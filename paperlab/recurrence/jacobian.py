@@ -6,8 +6,8 @@
     heads       d, one an entry     [..., H, d, d]
     dense       d, one an entry     [..., d, d]
 
-One tangent serves every channel (or head) at once, since channels (heads) do not mix: that is what the declaration says. Where it is
-wrong the Jacobian is wrong without a word, Newton's method becomes a quasi-Newton one and gradients are wrong; hence `check_cell`.
+One tangent serves every channel (or head) at once, since channels (heads) do not mix: that is what the declaration says. Where it
+is wrong the Jacobian is wrong without a word, Newton's method becomes a quasi-Newton one and gradients are wrong: `check_cell`.
 
 Source: ParaRNN (arXiv 2510.21450), section 3; DEER (arXiv 2309.12252), section 3.
 """

@@ -58,8 +58,8 @@ def newton_solve(
       solver: how to iterate; 3 Newton iterations if omitted. Not used by impl="sequential".
       axis: the time axis of every leaf of x; the axes before it are batch, those after it features.
       reverse: from the last step to the first; h0 is then the state after the last one.
-      segment_ids: integers [batch..., T]; where the id changes the state is reset to zero before the step. h0 belongs to the segment
-        that comes first.
+      segment_ids: integers [batch..., T]; where the id changes the state is reset to zero before the step. h0 belongs to the
+        segment that comes first.
       mask: bool [batch..., T]; where False (padding) the state is passed on as it is.
       guess: states [batch..., T, *cell.state] to start from, e.g. those of an earlier call; no gradient flows to it.
       impl: "auto" (the fastest measured for this backend, length and width), "sequential" (the step, T times), "associative" or
@@ -78,7 +78,7 @@ def newton_solve(
     solver = solver or Solver()
     system, guess, dtype, time = _system(cell, params, x, h0, axis, reverse, segment_ids, mask, guess, chunk)
     if check:
-        check_cell(cell, system.params, system.x, guess)
+        check_cell(cell, system.params, system.x, _somewhere(cell, system) if guess is None else guess)
     like = states_like(cell, system)
     if impl == "auto":
         impl = choose("newton", like.shape[time], like.size // like.shape[time], like.dtype)
@@ -90,7 +90,7 @@ def newton_solve(
         _check_method(solver, impl)
         run = implicit if solver.differentiate == "implicit" else trajectory
         found, adaptive = run(cell, solver, Reduction(impl, chunk), system, guess), solver.adaptive
-    residual = largest(cell, *lax.stop_gradient((_residual(cell, system, found.states),)))
+    residual = largest(cell, _residual(cell, *lax.stop_gradient((system, found.states))))
     states = _marked(cell, solver, found) if adaptive else found.states
     last = states[(slice(None),) * time + (-1,)]
     if reverse:
@@ -139,6 +139,12 @@ def newton_iterates(
 
 def _residual(cell: Cell, system: System, h: Array) -> Array:
     return apply(cell, system, h) - h
+
+
+def _somewhere(cell: Cell, system: System) -> Array:
+    """States to look at when there are none yet."""
+    like = states_like(cell, system)
+    return jax.random.normal(jax.random.key(0), like.shape, like.dtype)
 
 
 def _step_by_step(cell: Cell, system: System, time: int) -> Trajectory:
@@ -193,6 +199,7 @@ def _system(
     chunk: int,
 ) -> tuple[System, Array | None, Any, int]:
     """(the equations in the carry dtype, forward in time; the guess; the dtype of outputs; the time axis)."""
+    params, x = jax.tree.map(jnp.asarray, (params, x))
     lead, time = _lead(x, axis)
     floating = [leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     also = [leaf.dtype for leaf in jax.tree.leaves((params, h0)) if jnp.issubdtype(leaf.dtype, jnp.floating)]

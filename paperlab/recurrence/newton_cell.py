@@ -1,7 +1,7 @@
 """What the whole-sequence solver is told: a cell, how to solve it, and what comes back.
 
-A `Cell` is one step of a nonlinear recurrence with the structure of its state Jacobian. Write the step, declare the structure, and the
-sequence can be evaluated in parallel; `check_cell` (jacobian.py) says whether the declaration is true.
+A `Cell` is one step of a nonlinear recurrence with the structure of its state Jacobian. Write the step, declare the structure, and
+the sequence can be evaluated in parallel; `check_cell` (jacobian.py) says whether the declaration is true.
 """
 
 import math
@@ -28,13 +28,13 @@ class Cell:
     Args:
       step: (params, x [..., features], h [..., *state]) -> the next state, shaped like h.
       state: the shape of one state: (n,) for "diagonal" and "dense", (K, n) for "blocks", (H, d) for "heads".
-      structure: which entries of d step / d h may differ from zero. "diagonal": channel by channel; "blocks": K variables a channel,
-        e.g. an LSTM's (c, h); "heads": one dense matrix a head; "dense": all. See `block_scan`.
+      structure: which entries of d step / d h may differ from zero. "diagonal": channel by channel; "blocks": K variables a
+        channel, e.g. an LSTM's (c, h); "heads": one dense matrix a head; "dense": all. See `block_scan`.
       guess: (params, x) -> states to start from, may broadcast; by default one step from zero (from h0 at the first).
       jacobian: (params, x, h) -> d step / d h in the layout of `block_scan`; by default from forward-mode derivatives: 1 for
         "diagonal", K for "blocks", d for the others.
-      diagonal: (params, x, h) -> the diagonal of the Jacobian, shaped like h, for "quasi"; by default cut out of the Jacobian, which
-        costs as much as the whole.
+      diagonal: (params, x, h) -> the diagonal of the Jacobian, shaped like h, for "quasi"; by default cut out of the Jacobian,
+        which costs as much as the whole.
       output: states -> outputs, e.g. the h of (c, h); by default the states.
     """
 
@@ -58,18 +58,18 @@ class Cell:
 class Solver:
     """How the trajectory is found. Without a tolerance: after a fixed count of iterations, as in training.
 
-    With a tolerance, iteration goes on until |step(h_{t-1}, x_t) - h_t| <= tolerance + relative * max |h| at every step of a sequence.
-    A sequence that does not get there within `iterations` is never returned as if it had: its states are NaN, and so are gradients
-    through them ("nan"), or `jax.experimental.checkify` reports it ("check": raises at once outside jit; inside jit the program must be
-    wrapped in `checkify.checkify`).
+    With a tolerance, iteration goes on until |step(h_{t-1}, x_t) - h_t| <= tolerance + relative * max |h| at every step of a
+    sequence. A sequence that does not get there within `iterations` is never returned as if it had: its states are NaN, and so are
+    gradients through them ("nan"), or `jax.experimental.checkify` reports it ("check": raises at once outside jit; inside jit the
+    program must be wrapped in `checkify.checkify`).
 
     Args:
       method: how an iterate is corrected.
         "newton": the exact Jacobian; quadratic, T iterations always suffice.
         "quasi": its diagonal (arXiv 2407.19115, section 4.1); elementwise scans for a dense cell, linear convergence.
         "picard": none, h <- step(h, x); no scan at all, many iterations.
-        "elk": Levenberg-Marquardt (arXiv 2407.19115, section 4.2): corrections are held to the size that `trust` allows; stays bounded
-        where Newton explodes, converges linearly.
+        "elk": Levenberg-Marquardt (arXiv 2407.19115, section 4.2): corrections are held to the size that `trust` allows; stays
+        bounded where Newton explodes, converges linearly.
         "quasi_elk": the same with the diagonal, elementwise.
       iterations: the count, or with a tolerance the most; by default 3, with a tolerance as many as there are steps (in a window).
       tolerance: absolute bound on the residual; 1e-5 is about what float32 allows for states of size 1.
@@ -80,7 +80,7 @@ class Solver:
       window: solve this many steps at a time, one window after the other, each from the last state of the one before.
       failure: "nan" or "check".
       differentiate: "implicit": one linear solve in reverse at the solution, whatever the number of iterations; "unrolled": through
-        the iterations (for tests and forward mode; fixed count only).
+        the iterations, for tests (fixed count only).
     """
 
     method: str = "newton"
@@ -132,7 +132,7 @@ class Solution(NamedTuple):
     outputs: what `Cell.output` makes of the states, in the dtype of x.
     states: [..., T, *state] in the dtype of x.
     last: the state that the recurrence ends with, float32 (float64 for float64 inputs).
-    iterations: [...] int32, one a sequence: iterations until the tolerance was met, or the fixed count (0 if evaluated step by step).
+    iterations: [...] int32, one a sequence: iterations until the tolerance was met, or the fixed count; 0 for impl="sequential".
     residual: [...], the largest |step(h_{t-1}, x_t) - h_t| of a sequence. Costs one more evaluation of the step, if it is used.
     converged: [...] bool, whether the tolerance was met; None after a fixed count, which promises nothing: look at the residual.
     """

@@ -2,15 +2,15 @@
 
     min over d of  sum_t |d_t - J_t d_{t-1} - r_t|^2 + trust |d_t|^2,    d_{-1} = 0
 
-is the most probable path of a linear Gaussian model with dynamics d_t = J_t d_{t-1} + r_t + noise and every d_t observed to be 0 with
-variance 1 / trust. Both passes of the smoother are associative:
+is the most probable path of a linear Gaussian model with dynamics d_t = J_t d_{t-1} + r_t + noise and every d_t observed to be 0
+with variance 1 / trust. Both passes of the smoother are associative:
 
     filter      five-tuples (A, b, C, eta, J), composed as below: 2 log2 T levels; b is the filtered mean, C its variance
     smoother    s_t = E_t s_{t+1} + m_t - E_t (J_{t+1} m_t + r_{t+1}),  E_t = C_t J_{t+1}^T (J_{t+1} C_t J_{t+1}^T + I)^{-1}:
                 a linear recurrence in reverse
 
-Work for states of n numbers: T n elementwise, T d^3 for matrices of width d (blocks: one matrix of width K a channel). As trust goes
-to 0 the correction goes to Newton's. The filter alone (Solver.smooth=False) is what the authors' code applies.
+Work for states of n numbers: T n elementwise, T d^3 for matrices of width d (blocks: one matrix of width K a channel). As trust
+goes to 0 the correction goes to Newton's. The filter alone (Solver.smooth=False) is what the authors' code applies.
 
 Source: arXiv 2407.19115, section 4.2 and appendix; Sarkka and Garcia-Fernandez 2021 (arXiv 1905.13002), equations 9 to 16.
 """
@@ -29,8 +29,8 @@ dot = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 class Element(NamedTuple):
-    """What a stretch of steps says: d at its end given d before it is N(A d + b, C), and what was observed in it weighs on the d before
-    it with information J and information vector eta."""
+    """What a stretch of steps says: d at its end given d before it is N(A d + b, C), and what was observed in it weighs on the d
+    before it with information J and information vector eta."""
 
     A: Array
     b: Array

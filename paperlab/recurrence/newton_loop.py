@@ -1,8 +1,8 @@
 """Iterating on a trajectory: a fixed count, to a tolerance, window after window; and the gradient at the solution.
 
 Implicit differentiation: where h_t = f_t(h_{t-1}) holds, the cotangents l_t = J_{t+1}^T l_{t+1} + g_t are one linear recurrence in
-reverse, and gradients are one vector-Jacobian product of all steps at once with cotangent l. Nothing of the iteration is kept but the
-trajectory, so memory does not depend on the count (ParaRNN, arXiv 2510.21450, equation 2.6).
+reverse, and gradients are one vector-Jacobian product of all steps at once with cotangent l. Nothing of the iteration is kept but
+the trajectory, so memory does not depend on the count (ParaRNN, arXiv 2510.21450, equation 2.6).
 """
 
 from functools import partial

@@ -88,7 +88,7 @@ def corrected(
 ) -> tuple[Array, Array]:
     """One iteration: (the next iterate, the residual of h).
 
-    Where an iterate overflows it starts again from the guess: positions before it are right, and the next iteration goes on from them.
+    Where an iterate overflows it starts again from the guess: the positions that are right by now come before it.
     """
     time = h.ndim - len(cell.state) - 1
     if solver.method == "picard":
