@@ -26,7 +26,6 @@ was lost (134 where jax's own runtime saw it first).
 """
 
 import argparse
-import itertools
 import os
 import sys
 from pathlib import Path
@@ -36,10 +35,11 @@ from ml_collections import ConfigDict
 
 from paperlab import distributed
 from paperlab import workdir as workdirs
-from paperlab.config import load_experiment, mathematics, resolve, to_json
+from paperlab.commandline import close_output, describe, print_any_text
+from paperlab.config import mathematics, to_json
 from paperlab.distributed import agreement
 from paperlab.errors import ConfigError
-from paperlab.overrides import field, override, parse_value
+from paperlab.flags import expand, parse_flags
 from paperlab.training import signals
 
 INTERRUPTED, AT_ONCE = 75, 130
@@ -47,6 +47,7 @@ INTERRUPTED, AT_ONCE = 75, 130
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line, runs what it asks for, and returns the exit status."""
+    print_any_text()
     try:
         with signals.at_once():
             status = _run(sys.argv[1:] if argv is None else argv)
@@ -63,106 +64,29 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
-        flags, overrides = parse_flags(argv)
+        flags, overrides = parse_flags(argv, __doc__ or "")
         place = distributed.find(flags.distributed, flags.coordinator, flags.processes, flags.process)
         if place is not None and not flags.dry_run:
             distributed.start(place, start_timeout=flags.start_timeout, lost_timeout=flags.lost_timeout)
-    except ConfigError as error:
-        return _refuse(error)
-    try:
         points = list(expand(flags.config, overrides))
         if len(points) > 1 and (flags.show or flags.dry_run):
             raise ConfigError("a sweep has no --show or --dry_run: give each field one value")
         if len(points) == 1:
             return status_of(launch(flags, *points[0]))
         return sweep(flags, points)
-    except (ConfigError, ValueError, RuntimeError, OSError) as error:
-        if flags.debug:
+    except Exception as error:
+        if "--debug" in argv:
             raise
-        return _refuse(error)
-
-
-def _refuse(error: Exception) -> int:
-    """One line for what went wrong; status 2 where the user can mend what was asked for, else 1."""
-    asked_wrongly = isinstance(error, ConfigError)
-    line = str(error).strip().split("\n")[0]
-    return _tell(
-        error, f"error: {line}" + ("" if asked_wrongly else " (--debug shows where)"), 2 if asked_wrongly else 1
-    )
+        return _tell(error, *describe(error))
 
 
 def _tell(error: BaseException, line: str, status: int) -> int:
     """The last line; of several processes one says it."""
+    if isinstance(error, BrokenPipeError):
+        close_output()
     if distributed.fail(error, line, status):
         print(line, file=sys.stderr)
     return status
-
-
-def parse_flags(argv: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]]]:
-    """Splits the command line into flags and `{dotted path: [text, ...]}` of the `--config.` overrides."""
-    parser = argparse.ArgumentParser(
-        prog="python -m paperlab.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
-    parser.add_argument("--workdir", type=Path)
-    parser.add_argument("--show", action="store_true")
-    parser.add_argument("--dry_run", action="store_true")
-    parser.add_argument("--devices", type=int, default=0)
-    parser.add_argument("--eval_only", action="store_true")
-    parser.add_argument("--distributed", action="store_const", const=True)
-    parser.add_argument("--no_distributed", dest="distributed", action="store_const", const=False)
-    parser.add_argument("--coordinator", default="")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process", type=int)
-    parser.add_argument("--start_timeout", type=float, default=distributed.START_TIMEOUT, metavar="SECONDS")
-    parser.add_argument("--lost_timeout", type=float, default=distributed.LOST_TIMEOUT, metavar="SECONDS")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    own: list[str] = []
-    overrides: dict[str, list[str]] = {}
-    waiting = ""
-    for argument in argv:
-        if waiting and not argument.startswith("--"):
-            overrides.setdefault(waiting, []).append(argument)
-            waiting = ""
-        elif waiting:
-            break
-        elif argument.startswith("--config."):
-            path, given, text = argument.removeprefix("--config.").partition("=")
-            if given:
-                overrides.setdefault(path, []).append(text)
-            else:
-                waiting = path
-        else:
-            own.append(argument)
-    if waiting:
-        raise ConfigError(f"--config.{waiting} needs a value: --config.{waiting}=VALUE")
-    flags = parser.parse_args(own)
-    if flags.dry_run and flags.devices < 0:
-        raise ConfigError(f"--devices={flags.devices}: must be at least 1")
-    return flags, overrides
-
-
-def expand(reference: str, overrides: dict[str, list[str]]) -> list[tuple[ConfigDict, dict[str, str]]]:
-    """Every resolved config of a sweep with its own overrides; just one where each field has one value."""
-    base = load_experiment(reference)
-    choices = []
-    for path, texts in overrides.items():
-        old = field(base, path)
-        numeric = isinstance(old, int | float)
-        values = [value for text in texts for value in (text.split(",") if numeric else [text])]
-        for value in values:
-            parse_value(old, value, path)
-        choices.append([(path, value) for value in values])
-    points = []
-    for combination in itertools.product(*choices):
-        config = load_experiment(reference)
-        for path, value in combination:
-            override(config, path, value)
-        points.append((resolve(config), dict(combination)))
-    return points
 
 
 def launch(flags: argparse.Namespace, config: ConfigDict, overrides: dict[str, str]) -> dict[str, Any]:
@@ -259,7 +183,8 @@ def status_of(summary: dict[str, Any]) -> int:
 def sweep(flags: argparse.Namespace, points: list[tuple[ConfigDict, dict[str, str]]]) -> int:
     """Runs every point, goes on after one that fails, and prints one table; `--workdir` becomes their common parent."""
     parent = flags.workdir
-    rows, status = [], 0
+    rows: list[tuple[list[str], dict[str, Any]]] = []
+    failures: set[int] = set()
     varied = [path for path in points[0][1] if len({point[path] for _, point in points}) > 1]
     for number, (config, overrides) in enumerate(points, 1):
         label = ", ".join(f"{path}={overrides[path]}" for path in varied)
@@ -267,17 +192,19 @@ def sweep(flags: argparse.Namespace, points: list[tuple[ConfigDict, dict[str, st
         flags.workdir = parent and workdirs.default_path(config, str(parent))
         try:
             summary = launch(flags, config, overrides)
-        except (ValueError, RuntimeError, OSError) as error:
+        except Exception as error:
             if flags.debug or distributed.processes() > 1:  # which may not agree on what failed
                 raise
-            print(f"error: {error}", file=sys.stderr)
-            summary, status = {"status": "failed"}, 1
+            line, status = describe(error)
+            print(line, file=sys.stderr)
+            failures.add(status)
+            summary = {"status": "failed"}
         if status_of(summary):
             return INTERRUPTED
         rows.append(([overrides[path] for path in varied], summary))
     policy = points[0][0].checkpoint
     print_sweep(varied, rows, policy.best_metric, max if policy.best_mode == "max" else min)
-    return status
+    return min(failures, default=0)
 
 
 def print_sweep(varied: list[str], rows: list[tuple[list[str], dict[str, Any]]], metric: str, best: Any = min) -> None:

@@ -37,7 +37,7 @@ def read_config(path: Path) -> ConfigDict:
         raise ConfigError(f"{path} is not the work directory of a run: it has no config.json")
     try:
         return from_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
 
 
