@@ -92,7 +92,7 @@ def _bench(identity: str, name: str, rows: list[dict[str, Any]]) -> tuple[Elemen
     """The times of one benchmark: as lines where the cases are a series, as bars always."""
     drawn = _lines(identity, name, rows)
     times = [t for row in rows for t in _times(row).values()]
-    top = max(times, default=0.0)
+    top = max([*times, *(end for row in rows for ends in _spreads(row).values() for end in ends)], default=0.0)
     block = h(
         "div",
         h("h4", name or "benchmark"),
@@ -110,6 +110,14 @@ def _times(row: dict[str, Any]) -> dict[str, float]:
     return {label: value for label, value in found.items() if value is not None}
 
 
+def _spreads(row: dict[str, Any]) -> dict[str, list[float]]:
+    """{label: [lower, upper quartile]}, where both are numbers."""
+    told = row.get("spread")
+    found = {str(k): v for k, v in told.items() if isinstance(v, list)} if isinstance(told, dict) else {}
+    ends = {label: [end for end in map(float_of, pair) if end is not None] for label, pair in found.items()}
+    return {label: pair for label, pair in ends.items() if len(pair) == 2}
+
+
 def _case(row: dict[str, Any]) -> dict[str, Any]:
     case = row.get("case")
     return case if isinstance(case, dict) else {}
@@ -125,26 +133,19 @@ def _times_table(name: str, rows: list[dict[str, Any]], top: float) -> Element:
     for row in rows:
         times = _times(row)
         reference = next(iter(times.values()), None)
-        spreads = row.get("spread") if isinstance(row.get("spread"), dict) else {}
+        spreads = _spreads(row)
         for place, (label, value) in enumerate(times.items()):
-            spread = (spreads or {}).get(label)
-            spread = [float_of(end) for end in spread] if isinstance(spread, list) else []
-            told = " to ".join(map(number, spread)) if len(spread) == 2 and None not in spread else number(None)
+            spread = spreads.get(label, [])
             ratio = f"{value / reference:.3g}" if reference and len(times) > 1 else number(None)
-            ends = [end for end in spread if end is not None]
+            case = _case_text(row) or "all" if not place else ""
             lines.append(
                 [
-                    h(
-                        "th",
-                        _case_text(row) or "all" if not place else "",
-                        scope="row",
-                        class_=None if place else "first",
-                    ),
+                    h("th", case, scope="row", class_=None if place else "first"),
                     label.replace("_", " "),
                     _number(milliseconds(value)),
-                    _number(told),
+                    _number(" to ".join(map(number, spread)) or number(None)),
                     _number(ratio),
-                    h("td", bar(value, top, spread=ends), class_="drawn"),
+                    h("td", bar(value, top, spread=spread), class_="drawn"),
                 ]
             )
     caption = f"{name}: median of the rounds, in milliseconds"

@@ -23,6 +23,7 @@ def details(run: Run, key: str, pictures: Any) -> Element:
     summary = h(
         "summary",
         h("span", run.name, class_="name"),
+        " ",
         h("span", " \N{MIDDLE DOT} ".join([*told[:1], run.status, *([result] if result else [])]), class_="quiet"),
     )
     return h(

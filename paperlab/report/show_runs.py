@@ -218,7 +218,7 @@ def _charts(
             for run in runs
             if name in run.series
         ]
-        levels = _levels(runs) if headlines[name] else {}
+        levels = _levels([run for run in runs if run.headline[0] == name])
         drawn = chart(f"{identity}-c{place}", name.replace("_", " "), lines, references=levels)
         if drawn is not None:
             figures[name in first[:4]].append(drawn[0])

@@ -45,7 +45,8 @@ def facts(value: dict[str, Any], depth: int = 0) -> Element:
     for name, item in list(value.items())[:MOST_ROWS]:
         inner: Any = shown(item)
         if isinstance(item, dict) and item and depth < DEEPEST:
-            inner = _matrix(item) or facts(item, depth + 1)
+            matrix = _matrix(item)
+            inner = facts(item, depth + 1) if matrix is None else matrix
         items += [h("dt", name.replace("_", " ")), h("dd", inner)]
     return h("dl", items, class_="facts")
 
