@@ -32,10 +32,10 @@ def rows(options: Options) -> Iterable[Row]:
         stepper, mesh = Stepper(subject), subject.ready.mesh
         dataset = data.open_split(subject.task, "train", mesh)
         waits, totals, alone = [], [], []
-        for number in range(-1, rounds):
+        for turn in range(-1, rounds):
             wait, total = _train(stepper, data.global_batches(dataset, mesh, start=0), steps)
             reading = _read(data.global_batches(dataset, mesh, start=0), steps)
-            if number >= 0:
+            if turn >= 0:
                 waits.append(wait)
                 totals.append(total)
                 alone.append(reading)

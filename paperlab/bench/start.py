@@ -34,11 +34,11 @@ def rows(options: Options) -> Iterable[Row]:
 
 def _imports(rounds: int) -> Samples:
     samples: Samples = {label: [] for label in CODES}
-    for number in range(-1, rounds):
+    for turn in range(-1, rounds):
         for label, code in CODES.items():
             start = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], check=True, env=_environment(None))
-            if number >= 0:
+            if turn >= 0:
                 samples[label].append((time.perf_counter() - start) * 1e3)
     return samples
 

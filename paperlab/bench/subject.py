@@ -14,8 +14,9 @@ from paperlab.training.state import TrainState
 # Sizes for --quick, of any language model.
 TINY = {
     "model.width": 16,
-    "model.depth": 2,
+    "model.depth": 1,
     "model.unroll": 1,
+    "mixers.gla.short_conv": False,
     "data.sequence_length": 32,
     "data.batch_size": 2,
     "data.max_bytes": 200_000,

@@ -27,10 +27,10 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: 
     if not calls or rounds < 1 or warmup < 0:
         raise ValueError(f"interleaved: needs calls and rounds >= 1, got {len(calls)} calls and rounds={rounds}")
     samples: Samples = {label: [] for label in calls}
-    for number in range(-warmup, rounds):
+    for turn in range(-warmup, rounds):
         for label, call in calls.items():
             milliseconds = timed(call) / per_call
-            if number >= 0:
+            if turn >= 0:
                 samples[label].append(milliseconds)
     return samples
 
