@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
 
 def describe() -> str:
     """One line: platform, device kinds and counts, memory where known, processes, jax version."""
@@ -23,21 +25,33 @@ def describe() -> str:
 
 
 def _kind(device: jax.Device) -> str:
-    memory = _memory(device)
+    memory = memory_of(device)
     size = f", {memory / 2**30:.0f} GiB" if memory else ""
     if device.platform == "cpu":
         return f"cpu ({platform.machine()}, {os.cpu_count()} cores{size})"
     return f"{device.device_kind}{f' ({size[2:]})' if size else ''}"
 
 
-def _memory(device: jax.Device) -> int:
-    """Bytes that the device can hold; 0 where nobody says."""
+def memory_of(device: jax.Device) -> int:
+    """Bytes that the device can hold, on a CPU those of the machine; 0 where nobody says, or it is another process's."""
     if device.platform == "cpu":
-        names = getattr(os, "sysconf_names", {})
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0
+        return machine_memory()
     if device.process_index != jax.process_index():
         return 0
     return int((device.memory_stats() or {}).get("bytes_limit", 0))
+
+
+def machine_memory(limits: tuple[str, ...] = CGROUP_LIMITS) -> int:
+    """Bytes of this machine, or what its control group leaves of them; 0 where nobody says."""
+    names = getattr(os, "sysconf_names", {})
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in names else 0
+    for file in limits:
+        try:
+            limit = int(Path(file).read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        total = min(total or limit, limit)
+    return total
 
 
 def idle_accelerator(

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from paperlab import distributed
 from paperlab.training.mesh import batch_sharding, process_share
 from paperlab.training.protocol import Batch, Task
 
@@ -18,9 +19,17 @@ READ_AHEAD = 2  # batches that wait on the devices
 
 
 def open_split(task: Task, split: str, mesh: Mesh) -> Any:
-    """The MapDataset of this process's share of a split."""
+    """The MapDataset of this process's share of a split.
+
+    Process 0 opens it first: what is slow to make and then kept (tokens, downloads) is made once where the others see it.
+    """
     index, count = process_share(mesh)
-    return task.data(split, index, count)
+    if distributed.process():
+        distributed.gather()
+    dataset = task.data(split, index, count)
+    if not distributed.process():
+        distributed.gather()
+    return dataset
 
 
 def global_batches(dataset: Any, mesh: Mesh, *, start: int = 0, stop: int | None = None) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from paperlab.errors import ConfigError
-from paperlab.training import setup
+from paperlab.training import memory, setup
 from paperlab.training.flops import count_flops
 from paperlab.training.loop import model_flops
 from paperlab.training.progress import short
@@ -69,10 +69,12 @@ def _counted(config: Any, task: Task, ready: setup.Setup) -> dict[str, Any]:
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    memory: Any = compiled.memory_analysis()
-    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    total = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return {"bytes_per_device": total, "argument_bytes": arguments, "temporary_bytes": temporary}
+    needed = memory.of_step(compiled)
+    return {
+        "bytes_per_device": needed.total,
+        "argument_bytes": needed.arguments,
+        "temporary_bytes": needed.temporaries,
+    }
 
 
 def _described(found: dict[str, Any], limit: float) -> str:

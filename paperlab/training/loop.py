@@ -21,7 +21,7 @@ import numpy as np
 
 from paperlab import lock
 from paperlab.errors import ConfigError
-from paperlab.training import data, plots, setup, summary
+from paperlab.training import data, memory, plots, setup, summary
 from paperlab.training.checkpoint import Checkpoints, Restored, restore_params
 from paperlab.training.evaluation import Evaluators, GivenUpError
 from paperlab.training.incidents import Incidents
@@ -80,6 +80,7 @@ class Run:
     def __init__(self, config: Any, workdir: Path, task: Task, ready: setup.Setup, stop: StopRequest):
         self.config, self.workdir, self.task, self.ready, self.stop = config, workdir, task, ready, stop
         self.process = jax.process_index()
+        memory.refuse_state(ready.shapes, ready.mesh)
         self.evaluators = Evaluators(config, task, ready.mesh)
         self.evaluators.check_metric(config.checkpoint.best_metric, ready.shapes, ready.batch)
         self.dataset = data.open_split(task, "train", ready.mesh)
@@ -155,6 +156,8 @@ class Run:
         if self.stop.requested():
             return self._interrupt()
         compiled = setup.compile_step(self.config, self.task, self.ready)
+        memory.refuse_step(compiled, self.ready.mesh)
+        self.progress.say(memory.text(self.ready.shapes, self.ready.batch, compiled, self.ready.mesh))
         if self.stop.requested():
             return self._interrupt()
         while True:

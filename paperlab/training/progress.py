@@ -8,10 +8,10 @@ SHOWN = ("loss", "bits_per_byte", "accuracy", "perplexity")
 
 
 class Progress:
-    """A bar on a terminal of process 0, else plain lines; those of the other processes begin with their number."""
+    """A bar on a terminal, else plain lines; of several processes the first alone says anything."""
 
     def __init__(self, steps: int, *, process: int = 0, start: int = 0):
-        self.steps, self._who = steps, f"[process {process}] " if process else ""
+        self.steps, self._speaks = steps, process == 0
         self._bar: Any = None
         if process == 0 and sys.stdout.isatty():
             self._bar, self._task = _make_bar(steps, start)
@@ -33,8 +33,8 @@ class Progress:
         """A line above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(f"{self._who}{text}", flush=True)
+        elif self._speaks:
+            print(text, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from paperlab.training import data, guard, paths
+from paperlab import distributed
+from paperlab.errors import ConfigError
+from paperlab.training import data, guard, memory, paths
+from paperlab.training.memory import local_bytes
 from paperlab.training.mesh import Placement, check_batch, make_mesh
 from paperlab.training.optimizer import Optimizer, make_optimizer, select
 from paperlab.training.protocol import Batch, Task
@@ -82,11 +85,20 @@ def compile_step(config: Any, task: Task, setup: Setup) -> jax.stages.Compiled:
     shardings = jax.tree.map(lambda x: x.sharding, setup.shapes)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, setup.placement.replicated))
     key = jax.eval_shape(jax.random.key, 0)
-    return jitted.lower(setup.shapes, setup.batch, key).compile()
+    lowered = jitted.lower(setup.shapes, setup.batch, key)
+    try:
+        compiled = lowered.compile()
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        line = str(error).split("\n")[0]
+        raise ConfigError(f"config.data.batch_size: no memory for the step ({line}): {memory.STEP_CURE}") from error
+    distributed.gather()  # compiling takes longer on one than on another: the first collective begins together
+    return compiled
 
 
 def parameters_text(setup: Setup) -> str:
-    """The parameter table, and what optimiser, average and task state add."""
+    """The parameter table, what optimiser, average and task state add, and the whole state."""
     shardings = jax.tree.map(lambda x: x.sharding, setup.shapes.params)
     table = paths.parameter_table(setup.shapes.params, shardings, setup.placement.notes)
     rest = {
@@ -94,20 +106,9 @@ def parameters_text(setup: Setup) -> str:
         "optimiser state": setup.shapes.opt_state,
         "moving average": setup.shapes.ema,
     }
+    rest = {**{name: tree for name, tree in rest.items() if jax.tree.leaves(tree)}, "whole state": setup.shapes}
     lines = [
         f"{name}: {paths.count(tree):,} numbers, {local_bytes(tree):,} bytes/device" for name, tree in rest.items()
     ]
     shape = ", ".join(f"{axis}={size}" for axis, size in setup.mesh.shape.items())
     return f"{table}{'\n'.join(lines)}\nmesh: {shape}\n"
-
-
-def local_bytes(tree: Any) -> int:
-    """Bytes that one device holds of a tree of placed shapes."""
-    return sum(_local(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def _local(leaf: Any) -> int:
-    size = leaf.dtype.itemsize
-    for d in leaf.sharding.shard_shape(leaf.shape):
-        size *= d
-    return size

@@ -272,10 +272,10 @@ def test_the_best_by_a_metric_stays(tmp_path):
     assert set(steps) == {best, 8}
 
 
-def test_without_a_terminal_and_on_other_processes_there_are_plain_lines(capsys):
-    for process, begins in ((0, "step 2/4"), (3, "[process 3] step 2/4")):
+def test_without_a_terminal_there_are_plain_lines_and_of_several_processes_the_first_speaks(capsys):
+    for process, told in ((0, "step 2/4  loss 1.5  1.2k tokens/s  eta 1:05\n"), (3, "")):
         progress = Progress(4, process=process)
         progress.advance(2)
         progress.report(2, {"loss": 1.5, "tokens_per_second": 1200.0, "eta": 65.0})
         progress.close()
-        assert capsys.readouterr().out == f"{begins}  loss 1.5  1.2k tokens/s  eta 1:05\n"
+        assert capsys.readouterr().out == told
