@@ -41,9 +41,7 @@ def section(runs: list[Run], pictures: Any) -> tuple[list[Element], Curves]:
 
 def ranked(runs: list[Run]) -> list[Run]:
     """The best headline first; runs whose headline is another metric, or that have none, after those that share it."""
-    judged = [name for run in runs if (name := run.headline[0]) and name == run.option("checkpoint.best_metric")]
-    common = Counter(judged or [run.headline[0] for run in runs if run.headline[0]]).most_common(1)
-    name = common[0][0] if common else ""
+    name = judged_by(runs)
     sign = -1 if any(run.option("checkpoint.best_mode") == "max" for run in runs) else 1
 
     def place(run: Run) -> tuple[bool, float, str]:
@@ -51,6 +49,13 @@ def ranked(runs: list[Run]) -> list[Run]:
         return (own != name or value is None, sign * (value or 0.0), str(run.path))
 
     return sorted(runs, key=place)
+
+
+def judged_by(runs: list[Run]) -> str:
+    """The metric by which most runs are judged; one that a config names before one that is only there."""
+    named = [name for run in runs if (name := run.headline[0]) and name == run.option("checkpoint.best_metric")]
+    common = Counter(named or [run.headline[0] for run in runs if run.headline[0]]).most_common(1)
+    return common[0][0] if common else ""
 
 
 def _group(identity: str, task: str, runs: list[Run], pictures: Any) -> tuple[Element, Curves]:
@@ -192,18 +197,17 @@ def _charts(
 ) -> tuple[list[Element], list[Element], Curves]:
     """(charts of what is learned, charts of how, what their read-outs need)."""
     names = Counter(name for run in runs for name in run.series)
-    headlines = Counter(run.headline[0] for run in runs)
     chosen = [name for name in names if name not in QUIET_METRICS and _moves(runs, name)]
     if any(name in names for name in LAST_GROUP[2:4]):
         chosen = [name for name in chosen if name != "steps_per_second"]
     evaluators = {name for run in runs for name in (run.option("evaluators") or {})}
     stems = {name: _stem(name, evaluators) for name in chosen}
-    judged = {stems[name] for name in chosen if headlines[name]}
+    judged = stems.get(judged_by(runs), "loss")
     order = list(dict.fromkeys(stems[name] for name in names if name in stems))
     first = sorted(
         (name for name in chosen if not _is_how(name)),
         key=lambda name: (
-            stems[name] not in judged,
+            stems[name] != judged,
             stems[name] != "loss",
             order.index(stems[name]),
             name == stems[name],

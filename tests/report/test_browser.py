@@ -139,7 +139,8 @@ def test_the_scale_is_chosen_chart_by_chart(browser, report):
 def test_the_read_out_tells_the_values_by_pointer_and_keyboard(browser, report):
     browser.look(width=1280)
     browser.open(report.as_uri())
-    place = """(() => { const plot = document.querySelector('.chart .plot'); plot.scrollIntoView({block: 'center', behavior: 'instant'});
+    place = """(() => { const plot = document.querySelector('.chart .plot');
+      plot.scrollIntoView({block: 'center', behavior: 'instant'});
       const box = plot.getBoundingClientRect(); return [box.left + 0.5 * box.width, box.top + 0.5 * box.height]; })()"""
     browser.point(*browser.run(place))
     read = "document.querySelector('.reading').textContent"
@@ -176,9 +177,8 @@ def test_runs_are_sorted_hidden_and_filtered(browser, report):
     key = browser.run("document.querySelector('[data-toggles]').dataset.toggles")
     lines = f"[...document.querySelectorAll('.plot g[data-key=\"{key}\"]')]"
     assert browser.run(f"{lines}.length > 2 && {lines}.every((line) => getComputedStyle(line).display === 'none')")
-    browser.run(
-        "(() => { const f = document.querySelector('.filter input'); f.value = 'sweep'; f.dispatchEvent(new Event('input')); })()"
-    )
+    browser.run("document.querySelector('.filter input').focus()")
+    browser.tell("Input.insertText", text="sweep")
     assert sorted(browser.run(names)) == [f"sweep-with-a-long-name-{i}" for i in range(6)]
 
 
