@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from paperlab import lock
 from paperlab.config import ConfigError, differences, digest, flatten, from_json, mathematics, to_json
+from paperlab.disk import checksum, write_atomically
 
 
 def default_path(config: ConfigDict, root: str = "runs") -> Path:
@@ -31,14 +32,42 @@ def default_path(config: ConfigDict, root: str = "runs") -> Path:
 
 
 def read_config(path: Path) -> ConfigDict:
-    """The config of an existing run. Raises ConfigError where there is none or it is damaged."""
+    """The config of an existing run; where config.json is damaged or lost, the copy in the newest checkpoint.
+
+    Raises:
+      ConfigError: there is neither.
+    """
     file = path / "config.json"
-    if not file.is_file():
-        raise ConfigError(f"{path} is not the work directory of a run: it has no config.json")
+    copy, step = _checkpointed_config(path)
     try:
-        return from_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
+        config = from_json(file.read_text(encoding="utf-8"))
+        problem = "" if copy is None or mathematics(config) == mathematics(copy) else "is not what was trained"
+    except FileNotFoundError:
+        problem = "is missing"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"is damaged ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+    if not problem:
+        return config
+    if copy is not None:
+        print(f"Note: {file} {problem}: the copy in checkpoint {step} is used", file=sys.stderr)
+        return copy
+    if problem == "is missing":
+        raise ConfigError(f"{path} is not the work directory of a run: it has no config.json")
+    raise ConfigError(f"{file} {problem}, and no checkpoint has a copy; remove it, or name another --workdir")
+
+
+def _checkpointed_config(path: Path) -> tuple[ConfigDict | None, int]:
+    """The config that the newest checkpoint with sound metadata was written under, and its step."""
+    steps = [int(folder.name) for folder in (path / "checkpoints").glob("[0-9]*") if folder.name.isdecimal()]
+    for step in sorted(steps, reverse=True):
+        try:
+            folder = path / "checkpoints" / str(step)
+            stored = json.loads((folder / "metadata" / "metadata").read_text(encoding="utf-8"))
+            if stored["sha256"] == checksum(stored["metadata"]):
+                return from_json(json.dumps(stored["metadata"]["config"])), step
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return None, 0
 
 
 @contextmanager
@@ -94,7 +123,7 @@ def prepare(path: Path, config: ConfigDict, overrides: dict[str, str]) -> bool:
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--workdir: {path} is a file; name a directory")
-    known, changed = (path / "config.json").is_file(), {}
+    known, changed = (path / "config.json").exists() or _checkpointed_config(path)[0] is not None, {}
     if known:
         old = read_config(path)
         refuse_other_mathematics(path, old, config)
@@ -142,10 +171,3 @@ def _history(file: Path) -> list[Any]:
     os.replace(file, aside)
     print(f"Note: {file} is damaged: set aside as {aside.name}, and begun anew", file=sys.stderr)
     return []
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a file such that a reader sees the old text or the new one, never a part."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from paperlab.disk import checksum, flush_to_disk, why
 from paperlab.errors import ConfigError
 from paperlab.training import paths
 from paperlab.training.digest import digests
-from paperlab.training.disk import flush_to_disk, why
 from paperlab.training.restore import (
     CheckpointError,
     Restored,
@@ -29,7 +29,6 @@ from paperlab.training.restore import (
     read_metadata,
     restore,
     restore_params,
-    sha256,
     storable,
     with_elements,
 )
@@ -64,7 +63,7 @@ class Checkpoints:
         self._last = step
         try:
             self._saver = self._saver or ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-            items["metadata"] = ocp.args.JsonSave({"metadata": metadata, "sha256": sha256(metadata)})
+            items["metadata"] = ocp.args.JsonSave({"metadata": metadata, "sha256": checksum(metadata)})
             self._saver.save(self.directory / str(step), args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             raise self._unwritten(step, error) from error
@@ -112,12 +111,14 @@ class Checkpoints:
             except CheckpointError as error:
                 damaged[step] = error
                 continue
-            for lost, error in damaged.items():
+            for lost, why_lost in damaged.items():
                 name = self._set_aside(lost) if set_aside else ""
-                self.say(f"{error}; " + (f"set aside as {name}, " if name else "") + f"the one of step {step} is used")
+                self.say(
+                    f"{why_lost}; " + (f"set aside as {name}, " if name else "") + f"the one of step {step} is used"
+                )
             return restored
-        for error in damaged.values():
-            self.say(f"{error}")
+        for why_lost in damaged.values():
+            self.say(str(why_lost))
         aside = sorted(path.name for path in self.directory.glob(f"*{DAMAGED}*"))
         if damaged or aside:
             left = ", ".join([*map(str, sorted(damaged)), *aside])

@@ -4,7 +4,6 @@ Every leaf is digested again and compared with what was stored beside it; the me
 that lie with the machine (memory, permissions) are not taken for damage.
 """
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from paperlab.disk import checksum
 from paperlab.errors import ConfigError
 from paperlab.training import paths
 from paperlab.training.digest import digests
@@ -116,7 +116,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads((path / "metadata" / "metadata").read_text(encoding="utf-8"))
         metadata = stored["metadata"]
-        if stored["sha256"] != sha256(metadata):
+        if stored["sha256"] != checksum(metadata):
             raise ValueError("its digest does not match")
     except (OSError, ValueError, KeyError, TypeError) as error:
         if _is_no_damage(error):
@@ -246,10 +246,6 @@ NO_DAMAGE = (  # signs that the reason lies with the machine: such a checkpoint 
 
 def _is_no_damage(error: Exception) -> bool:
     return isinstance(error, MemoryError | PermissionError) or any(sign in str(error) for sign in NO_DAMAGE)
-
-
-def sha256(metadata: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 def one_line(error: BaseException) -> str:

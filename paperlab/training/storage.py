@@ -1,7 +1,8 @@
 """Orbax, which lays arrays on disk: imported late, quiet, and never waiting for another process when it reads.
 
-When one read of a damaged checkpoint fails, orbax gives up hundreds of others, each with a page of text by asyncio, by
-the garbage collector or at exit. `silence` drops these pages and nothing else; what went wrong becomes our one line.
+When one read of a damaged checkpoint, or one write on a full disk, fails, orbax gives up hundreds of others, each with a
+page of text by asyncio, by the garbage collector or at exit. `_silence` drops these pages and nothing else; what went
+wrong becomes our one line.
 """
 
 import gc
@@ -14,14 +15,15 @@ from typing import Any
 
 from paperlab.training import paths
 
-OURS = "orbax"  # a part of the path of the code whose abandoned reads are not worth a page
+ORBAX = "orbax"  # a part of the path of its code
 
 
 def import_orbax() -> Any:
-    """orbax.checkpoint, late because it is slow to import, and without its log."""
+    """orbax.checkpoint, late because it is slow to import, without its log and its pages about what it gave up."""
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _silence()
     return ocp
 
 
@@ -36,7 +38,6 @@ def read_arrays(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         shape or type than wanted, as happens when orbax's own notes are damaged.
     """
     ocp = import_orbax()
-    silence()
     item = paths.nest(wanted)
     args = ocp.args.PyTreeRestore(item, ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True)
     handler = ocp.PyTreeCheckpointHandler()
@@ -58,15 +59,15 @@ def _as_wanted(values: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 class _Abandoned(logging.Filter):
-    """Drops asyncio's records about reads that orbax has given up."""
+    """Drops asyncio's records about what orbax has given up."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return error is None or not _of_orbax(error.__traceback__)
+        return error is None or not ("OCDBT" in str(error) or _of_orbax(error.__traceback__))
 
 
-def silence() -> None:
-    """From now on nothing is said about abandoned reads: some end long after the one that failed, others at exit."""
+def _silence() -> None:
+    """From now on nothing is said about what orbax gave up: some of it ends long after what failed, some at exit."""
     logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
     if any(isinstance(one, _Abandoned) for one in logger.filters):
         return
@@ -74,9 +75,9 @@ def silence() -> None:
     warnings.filterwarnings("ignore", message="coroutine '_read_", category=RuntimeWarning)
 
     def unraisable(found: Any) -> None:
-        ours = isinstance(found.object, CoroutineType) and OURS in found.object.cr_code.co_filename
+        theirs = isinstance(found.object, CoroutineType) and ORBAX in found.object.cr_code.co_filename
         late = isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"
-        if not ours and not late and not _of_orbax(found.exc_traceback):
+        if not theirs and not late and not _of_orbax(found.exc_traceback):
             hook(found)
 
     sys.unraisablehook = unraisable
@@ -89,7 +90,7 @@ def forget_failed_reads() -> None:
 
 def _of_orbax(trace: TracebackType | None) -> bool:
     while trace is not None:
-        if OURS in trace.tb_frame.f_code.co_filename:
+        if ORBAX in trace.tb_frame.f_code.co_filename:
             return True
         trace = trace.tb_next
     return False

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from paperlab.disk import WriteError
 from paperlab.errors import ConfigError
-from paperlab.training.disk import WriteError
 
 
 class Writer(Protocol):

@@ -1,8 +1,12 @@
 """What went wrong when a file was written, in words that say how to mend it; and files that survive a power cut."""
 
+import contextlib
 import errno
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 REASONS = (
     (
@@ -28,8 +32,8 @@ REASONS = (
 )
 
 
-class WriteError(RuntimeError):
-    """A file of the work directory could not be written; the message is one line."""
+class WriteError(OSError):
+    """A file could not be written; the message is one line."""
 
     def __init__(self, path: Path, error: BaseException):
         super().__init__(f"{path} could not be written: {why(error)}")
@@ -45,6 +49,30 @@ def why(error: BaseException) -> str:
         seen = seen.__cause__ or seen.__context__
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a file such that a reader sees the old text or the new one, never a part, even after a power cut.
+
+    Raises:
+      WriteError: it could not be written; the old text stands.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise WriteError(file, error) from error
+
+
+def checksum(value: Any) -> str:
+    """The SHA-256 of a JSON value, however its keys are ordered."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def flush_to_disk(folder: Path) -> None:
