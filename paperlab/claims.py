@@ -8,7 +8,6 @@ A claim that fails stays in the table as failed; one whose run raises is recorde
 Exit status: 0 when everything asked for was run, whether or not the claims held; 2 for an unknown paper or claim.
 """
 
-import argparse
 import datetime
 import importlib
 import importlib.util
@@ -23,31 +22,44 @@ from pathlib import Path
 from typing import Any
 
 from paperlab import provenance
+from paperlab.commandline import Parser, path_text, tell
 from paperlab.errors import ConfigError
 from paperlab.evidence import Claim, Laboratory, Outcome
 from paperlab.workdir import write_atomically
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m paperlab.claims", description=__doc__.split("\n")[0])
+    """Parses the command line, runs what it asks for, and returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        flags = _parser().read(argv)
+        if flags.all and flags.slugs:
+            raise ConfigError(f"--all runs every paper: leave out {' '.join(flags.slugs)}, or --all")
+        slugs = papers_with_claims() if flags.all else flags.slugs
+        if not slugs:
+            raise ConfigError(f"name a paper: {', '.join(papers_with_claims())} (or --all)")
+        chosen = [(slug, select(slug, flags.only)) for slug in slugs]
+        for slug in slugs:
+            recorded(flags.root / f"{slug}.json")
+        for slug, claims in chosen:
+            run_paper(slug, claims, flags.root)
+    except Exception as error:
+        if "--debug" in argv:
+            raise
+        return tell(error)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m paperlab.claims", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("slugs", nargs="*", metavar="SLUG")
     parser.add_argument("--all", action="store_true", help="every paper that has claims")
     parser.add_argument(
         "--only", action="append", default=[], metavar="ID", help="a claim's id, or the part before its dot"
     )
-    parser.add_argument("--root", type=Path, default=Path("results/claims"))
-    flags = parser.parse_args(argv)
-    try:
-        slugs = papers_with_claims() if flags.all else flags.slugs
-        if not slugs:
-            raise ConfigError(f"name a paper: {', '.join(papers_with_claims())} (or --all)")
-        chosen = [(slug, select(slug, flags.only)) for slug in slugs]
-        for slug, claims in chosen:
-            run_paper(slug, claims, flags.root)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser.add_argument("--root", type=lambda text: Path(path_text(text)), default=Path("results/claims"))
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
 
 
 def papers_with_claims() -> list[str]:
@@ -80,7 +92,10 @@ def run_paper(slug: str, claims: list[Claim], root: Path) -> list[dict[str, Any]
     devices.keep_compiled_programs()
     print(devices.describe(), flush=True)
     plots = root / slug
-    plots.mkdir(parents=True, exist_ok=True)
+    try:
+        plots.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--root={root}: cannot write to {plots}: {error.strerror or error}") from error
     laboratory, version = Laboratory(plots), provenance.git_version()
     records = []
     for claim in claims:
@@ -128,10 +143,23 @@ def run_claim(claim: Claim, laboratory: Laboratory, device: str, version: tuple[
 
 def save(slug: str, record: dict[str, Any], file: Path, order: list[str]) -> None:
     """Puts one record into the file in place of the one with its id and device; the others are kept, dead ids dropped."""
-    old = json.loads(file.read_text())["claims"] if file.is_file() else []
-    kept = [other for other in old if other["id"] in order and other["id"] != record["id"]]
+    kept = [other for other in recorded(file) if other["id"] in order and other["id"] != record["id"]]
     records = sorted([*kept, record], key=lambda r: order.index(r["id"]))
     write_atomically(file, json.dumps({"slug": slug, "claims": records}, indent=1) + "\n")
+
+
+def recorded(file: Path) -> list[dict[str, Any]]:
+    """The records in a file, none where it is not there. Raises ConfigError where it is damaged."""
+    try:
+        claims = json.loads(file.read_text(encoding="utf-8"))["claims"]
+        if not all(isinstance(record["id"], str) for record in claims):
+            raise TypeError("an id is no text")
+        return claims
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{file} holds no records of claims ({reason}): mend it, or move it away") from None
 
 
 def _number(value: float) -> float | None:

@@ -99,8 +99,8 @@ def _check(prompt: Array, steps: int, temperature: float, top_k: int) -> Array:
         raise ValueError(f"prompt: needs integer token ids, got {prompt.dtype}")
     if steps < 1:
         raise ValueError(f"steps={steps}: needs at least 1 token to generate")
-    if temperature < 0:
-        raise ValueError(f"temperature={temperature}: must be >= 0 (0 takes the most probable token)")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: must be >= 0 (0 takes the most probable token), and finite")
     if top_k < 0:
         raise ValueError(f"top_k={top_k}: must be >= 0 (0 draws among all tokens)")
     return prompt.astype(jnp.int32)

@@ -6,7 +6,6 @@ The prompt goes through the model in one parallel call; every further token take
 ends after `--tokens` tokens, or where the model begins a new document. In Python: `paperlab.generate.generate`.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from paperlab.commandline import Parser, number, path_text, tell, whole
 from paperlab.decoding import generate, stream
 from paperlab.errors import ConfigError
 
@@ -24,8 +24,9 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the first bytes of a character 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the command line, prints the continuation, and returns the exit status."""
-    flags = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        flags = _parser().read(argv)
         import paperlab
         from paperlab.devices import keep_compiled_programs
 
@@ -34,17 +35,32 @@ def main(argv: list[str] | None = None) -> int:
         pieces = text(
             run, flags.prompt, flags.tokens, temperature=flags.temperature, top_k=flags.top_k, seed=flags.seed
         )
-        print(flags.prompt, end="", flush=True)
+        _write(flags.prompt)
         for piece in pieces:
-            print(piece, end="", flush=True)
-        print()
-    except (ConfigError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            _write(piece)
+        _write("\n")
     except KeyboardInterrupt:
         print()
         return 130
+    except Exception as error:
+        if "--debug" in argv:
+            raise
+        return tell(error)
     return 0
+
+
+def _write(piece: str) -> None:
+    """Prints at once; bytes that the prompt could not decode as themselves, characters that stdout lacks as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(piece, end="", flush=True)
+    except UnicodeEncodeError:
+        try:
+            raw = piece.encode(encoding, "surrogateescape")
+        except UnicodeEncodeError:
+            raw = piece.encode(encoding, "backslashreplace")
+        sys.stdout.buffer.write(raw)
+        sys.stdout.buffer.flush()
 
 
 def text(
@@ -53,8 +69,11 @@ def text(
     """Yields the continuation of `prompt` in pieces of whole characters; `run` is what `paperlab.load` returns.
 
     Raises:
+      ConfigError: the run has no text, or the prompt is none to its tokenizer.
       ValueError: before the first piece, for a number that is out of range.
     """
+    if run.tokenizer is None:
+        raise ConfigError(f"--workdir={run.workdir}: this run's tokens are integers, there is no text to continue")
     ids = jnp.asarray([[run.tokenizer.bos, *run.tokenizer.encode(prompt)]], jnp.int32)
     drawn = stream(run.model, run.params, ids, tokens, jax.random.key(seed), temperature=temperature, top_k=top_k)
     return _pieces(drawn, run.tokenizer)
@@ -74,16 +93,15 @@ def _pieces(drawn: Iterator[Any], tokenizer: Any) -> Iterator[str]:
     yield tokenizer.decode(seen)[len(shown) :]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m paperlab.generate", description="Continues a text with a trained model."
-    )
-    parser.add_argument("--workdir", required=True, help="work directory of the run")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m paperlab.generate", description="Continues a text with a trained model.")
+    parser.add_argument("--workdir", required=True, type=path_text, help="work directory of the run")
     parser.add_argument("--prompt", default="", help="text to continue; nothing: begin a document")
-    parser.add_argument("--tokens", type=int, default=200, help="number of tokens to draw")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token")
-    parser.add_argument("--top_k", type=int, default=0, help="draw among the k most probable tokens; 0: among all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokens", type=whole(1), default=200, help="number of tokens to draw")
+    parser.add_argument("--temperature", type=number(0), default=1.0, help="0 takes the most probable token")
+    parser.add_argument("--top_k", type=whole(0), default=0, help="draw among the k most probable tokens; 0: among all")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from paperlab import workdir as workdirs
+from paperlab.checks import check_complete
 from paperlab.config import resolve
 from paperlab.discovery import find
 from paperlab.errors import ConfigError
@@ -83,6 +84,8 @@ def load(workdir: str | Path, *, step: int | None = None) -> Run:
     """
     path = Path(workdir)
     config = workdirs.read_config(path)
+    needed = {"task": {"name": ""}, "model": {"name": ""}, "data": {}, "mixers": {}}
+    check_complete(config, needed, cure=f"{path / 'config.json'} is not as it was written; the run cannot be loaded")
     return _open(path, config, find("tasks", config.task.name).make(config), step)
 
 

@@ -116,10 +116,19 @@ def launch(flags: argparse.Namespace, config: ConfigDict, overrides: dict[str, s
     if flags.eval_only:
         workdirs.refuse_other_mathematics(workdir, workdirs.read_config(workdir), config)
         return _trained(config, workdir, eval_only=True)
+    if config.init_from and not (workdir / "config.json").is_file():
+        _check_source(config.init_from)
     with workdirs.entered(workdir, config, overrides) as resumed:
         agreement.same_directory(workdir)
         print(f"work directory: {workdir}" + (" (continued)" if resumed else ""), flush=True)
         return _own_program(config, workdir) if config.program else _trained(config, workdir)
+
+
+def _check_source(init_from: str) -> None:
+    try:
+        workdirs.read_config(Path(init_from))
+    except ConfigError as error:
+        raise ConfigError(f"config.init_from={init_from}: {error}") from error
 
 
 def _trained(config: ConfigDict, workdir: Path, *, eval_only: bool = False) -> dict[str, Any]:
