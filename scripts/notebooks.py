@@ -2,17 +2,43 @@
 
     python scripts/notebooks.py [FILE ...] [--save] [--timeout=SECONDS]
 
-They run in the repository root, each in a kernel of its own; `--save` keeps
-the outputs in the files. Exit status 1 names the notebook and the cell that failed.
+They run in the repository root, each in a kernel of its own. `--save` keeps the outputs in the files and writes their first
+cell, which installs paperlab in Colab, anew. Exit status 1 names the notebook and the cell that failed.
 """
 
 import argparse
 import os
+import re
 import sys
 import time
+import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+COLAB_CELL = """\
+# @title In Colab, and only there: clone and install paperlab
+import sys
+
+REPOSITORY = "{repository}"  # what `git clone` takes, for a notebook that was not opened inside a clone
+
+if "google.colab" in sys.modules:
+    import os
+    import runpy
+    import subprocess
+
+    def clone():
+        return next((place for place in (".", "..", "paperlab") if os.path.exists(f"{{place}}/scripts/colab.py")), "")
+
+    if not clone():
+        if not REPOSITORY:
+            raise RuntimeError("there is no clone of paperlab here: write its address into REPOSITORY, above")
+        done = subprocess.run(["git", "clone", "--depth=1", REPOSITORY, "paperlab"], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"git clone {{REPOSITORY}}: {{done.stderr}}")
+    os.chdir(clone())
+    runpy.run_path("scripts/colab.py", run_name="__main__")
+"""
 
 
 def main() -> int:
@@ -40,12 +66,15 @@ def execute(file: Path, timeout: int, save: bool) -> bool:
 
     start = time.monotonic()
     notebook = nbformat.read(file, as_version=4)
+    if save:
+        put_colab_cell_first(notebook)
     client = NotebookClient(
         notebook,
         timeout=timeout,
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT)}},
         record_timing=False,
+        coalesce_streams=True,
     )
     client.create_kernel_manager()
     client.km.transport = "ipc"
@@ -55,9 +84,30 @@ def execute(file: Path, timeout: int, save: bool) -> bool:
         print(f"{file}: {error}", file=sys.stderr)
         return False
     if save:
+        notebook.metadata.language_info = {"name": "python"}
         nbformat.write(notebook, file)
     print(f"{file.name}: {len(notebook.cells)} cells in {time.monotonic() - start:.0f} s")
     return True
+
+
+def put_colab_cell_first(notebook: Any) -> None:
+    """Puts the cell that installs paperlab in Colab where it belongs, or brings the one that is there up to date."""
+    import nbformat
+
+    cells = notebook.cells
+    if cells and cells[0].cell_type == "code" and "google.colab" in cells[0].source:
+        cells.pop(0)
+    source = COLAB_CELL.format(repository=repository()).rstrip("\n")
+    cells.insert(0, nbformat.v4.new_code_cell(source, id="colab", metadata={"cellView": "form"}))
+
+
+def repository() -> str:
+    """Where to clone from: `repository-code` of CITATION.cff, else a URL of pyproject.toml, else ""."""
+    cited = re.search(r"^repository-code:\s*[\"']?([^\s\"']+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    if cited:
+        return cited[1]
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {})
+    return next((url for name, url in urls.items() if name.lower() in ("repository", "source", "source code")), "")
 
 
 if __name__ == "__main__":

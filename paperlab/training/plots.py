@@ -16,9 +16,6 @@ def plot_curves(workdir: Path, title: str = "") -> Path | None:
     loss = _series(lines, "loss")
     if not loss[0]:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.2), dpi=130, layout="constrained")

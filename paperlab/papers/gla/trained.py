@@ -76,8 +76,10 @@ def compare(lab: Laboratory, arm: str, other: str) -> Outcome:
 
 def ordering(lab: Laboratory) -> Outcome:
     """GLA against the best other arm of the table; draws the bars."""
+    from paperlab.papers.gla import charts
+
     found = {arm: perplexities(lab, arm) for arm in ARMS}
-    _draw_bars(found, lab.plots / "gates.png")
+    _save(charts.perplexity_bars(found), lab.plots / "gates.png")
     others = {arm: float(np.mean(values)) for arm, values in found.items() if arm != "channel_gate"}
     details = {"perplexities": found, "plot": "gla/gates.png"}
     return Outcome(float(np.mean(found["channel_gate"])), min(others.values()), found["channel_gate"], details)
@@ -120,8 +122,10 @@ def loss_by_position(lab: Laboratory, arm: str) -> np.ndarray:
 
 def degradation(lab: Laboratory, arm: str) -> Outcome:
     """Perplexity at positions 1024 to 2048 over that at 128 to 256, mean over seeds."""
+    from paperlab.papers.gla import charts
+
     losses = {name: loss_by_position(lab, name) for name in ("channel_gate", "attention")}
-    _draw_positions(losses, lab.plots / "length.png")
+    _save(charts.perplexity_by_position(losses, LENGTH), lab.plots / "length.png")
     ratios = np.exp(losses[arm][:, LONG // 2 :].mean(1) - losses[arm][:, LENGTH // 2 : LENGTH].mean(1))
     details = {"trained_at": LENGTH, "windows": LONG_WINDOWS, "plot": "gla/length.png"}
     return Outcome(float(ratios.mean()), per_seed=ratios.tolist(), details=details)
@@ -192,50 +196,8 @@ def trained_and_stretched(config: ConfigDict, *, windows: int) -> Outcome:
     return Outcome(ratio, details={"trained_at": length, "windows": len(rows)})
 
 
-def _draw_bars(found: dict[str, list[float]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
+def _save(figure: Any, file: Path) -> None:
     import matplotlib.pyplot as plt
 
-    names = {"no_gate": "no gate", "fixed_decay": "fixed decay", "scalar_gate": "scalar gate", "channel_gate": "GLA"}
-    figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    for i, (arm, values) in enumerate(found.items()):
-        axes.bar(i, np.mean(values), width=0.6, color="#4C72B0" if arm == "channel_gate" else "#B8C4D6")
-        axes.plot([i] * len(values), values, "o", ms=3.5, color="#222222")
-    axes.set_xticks(range(len(found)), [names[arm] for arm in found])
-    axes.set_ylabel("validation perplexity a byte")
-    axes.set_title("What the gate is worth (dots: seeds)", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
-
-
-def _draw_positions(losses: dict[str, np.ndarray], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter
-
-    names = {"channel_gate": ("GLA", "#4C72B0"), "attention": ("softmax, rotary", "#C44E52")}
-    figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    for arm, values in losses.items():
-        blocks = np.exp(values.reshape(len(values), -1, 64).mean(-1))
-        centres = np.arange(blocks.shape[1]) * 64 + 32
-        axes.plot(centres, blocks.mean(0), color=names[arm][1], label=names[arm][0])
-        axes.fill_between(centres, blocks.min(0), blocks.max(0), color=names[arm][1], alpha=0.2, lw=0)
-    axes.axvline(LENGTH, color="#888888", lw=1, ls="--")
-    axes.text(LENGTH * 1.05, axes.get_ylim()[1], "training length", va="top", fontsize=8, color="#666666")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_major_formatter(plain)
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in (3, 5, 20, 30, 50) else ""))
-    axes.set_xlabel("position in the window")
-    axes.set_ylabel("perplexity a byte")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
