@@ -107,34 +107,37 @@ def check_cell(
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x, h))):
         raise ValueError("check_cell needs values: call it outside jit, vmap and grad")
     x, h = _positions(cell, x, h, samples, seed)
-    own = len(cell.state)
-    after = cell.step(params, x, h)
+    after = jax.eval_shape(cell.step, params, x, h)
     if after.shape != h.shape:
         raise ValueError(f"cell.step must return states like {h.shape[1:]}, got {after.shape[1:]}")
-    full = jax.vmap(jax.jacfwd(lambda h, x: cell.step(params, x, h)), in_axes=(0, 0))(h, x)
     size = int(np.prod(cell.state))
-    full = np.asarray(full.reshape(h.shape[0], size, size), np.float64)
+
+    @jax.jit
+    def derivatives(params: Any, x: Any, h: Array) -> tuple[Array, Array, Array]:
+        """The full one [samples, size, size], the declared one, its diagonal."""
+        full = jax.vmap(jax.jacfwd(lambda h, x: cell.step(params, x, h)))(h, x)
+        A, own = linearized(cell, params, x, h)[1], linearized_diagonal(cell, params, x, h)[1]
+        return full.reshape(-1, size, size), A, own.reshape(-1, size)
+
+    full, A, own_diagonal = (np.asarray(a) for a in derivatives(params, x, h))
+    full = full.astype(np.float64)
     if not np.isfinite(full).all():
         raise ValueError("cell.step has a derivative that is not finite")
-    _, A = linearized(cell, params, x, h)
-    if np.shape(A)[1:] != _layout(cell):
-        raise ValueError(
-            f"cell.jacobian must return [..., {', '.join(map(str, _layout(cell)))}], got {np.shape(A)[1:]}"
-        )
+    if A.shape[1:] != _layout(cell):
+        raise ValueError(f"cell.jacobian must return [..., {', '.join(map(str, _layout(cell)))}], got {A.shape[1:]}")
     inside = np.asarray(as_matrix(cell.structure, jnp.ones_like(A)))
     outside = np.abs(full) * (1 - inside)
     if outside.max() > tolerance:
         _, to, of = np.unravel_index(outside.argmax(), outside.shape)
         to, of = (tuple(map(int, np.unravel_index(i, cell.state))) for i in (to, of))
-        hint = "'dense'" if own == 1 else "'dense' with a flat state"
+        hint = "'dense'" if len(cell.state) == 1 else "'dense' with a flat state"
         raise ValueError(
             f"structure={cell.structure!r} is not true of cell.step: state{list(to)} depends on state{list(of)}"
             f" (derivative up to {outside.max():.2g}); declare {hint}"
         )
     bound = max(tolerance, 100 * float(jnp.finfo(h.dtype).eps)) * max(1.0, np.abs(full).max())
-    found = {"jacobian": np.asarray(as_matrix(cell.structure, A), np.float64) - full * inside}
-    own_diagonal = linearized_diagonal(cell, params, x, h)[1].reshape(h.shape[0], size)
-    found["diagonal"] = np.asarray(own_diagonal, np.float64) - np.diagonal(full, axis1=1, axis2=2)
+    found = {"jacobian": np.asarray(as_matrix(cell.structure, jnp.asarray(A)), np.float64) - full * inside}
+    found["diagonal"] = own_diagonal.astype(np.float64) - np.diagonal(full, axis1=1, axis2=2)
     for name, error in found.items():
         if not np.abs(error).max() <= bound:
             raise ValueError(

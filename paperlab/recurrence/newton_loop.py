@@ -47,17 +47,22 @@ def _forward(cell: Cell, solver: Solver, reduction: Reduction, system: System, g
 
 def _backward(cell: Cell, solver: Solver, reduction: Reduction, kept: tuple, cotangents: Trajectory) -> tuple:
     system, h, no_guess = kept
-    _, J = apply_linearized(cell, system, h)
-    time = h.ndim - len(cell.state) - 1
-    following = J[(slice(None),) * time + (slice(1, None),)]
-    nothing = jnp.zeros_like(J[(slice(None),) * time + (slice(1),)])
-    adjoint = transposed(cell.structure, jnp.concatenate([following, nothing], time))
-    l = solve(cell, reduction, adjoint, cotangents.states, reverse=True)
+    l = adjoint(cell, reduction, system, h, cotangents.states)
     _, vjp = jax.vjp(lambda *arrays: apply(cell, System(*arrays, system.starts, system.mask), h), *system[:3])
     return System(*vjp(l), None, None), no_guess
 
 
 implicit.defvjp(_forward, _backward)
+
+
+def adjoint(cell: Cell, reduction: Reduction, system: System, h: Array, g: Array) -> Array:
+    """l_t = J_{t+1}^T l_{t+1} + g_t: the whole derivative of a loss with respect to every state, from the direct parts g."""
+    _, J = apply_linearized(cell, system, h)
+    time = h.ndim - len(cell.state) - 1
+    following = J[(slice(None),) * time + (slice(1, None),)]
+    nothing = jnp.zeros_like(J[(slice(None),) * time + (slice(1),)])
+    following = transposed(cell.structure, jnp.concatenate([following, nothing], time))
+    return solve(cell, reduction, following, g, reverse=True)
 
 
 def trajectory(cell: Cell, solver: Solver, reduction: Reduction, system: System, guess: Array | None) -> Trajectory:
