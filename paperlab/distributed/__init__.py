@@ -129,7 +129,7 @@ def fail(error: BaseException, line: str, status: int) -> bool:
     _failed = True
     lowered = str(error).lower()
     distant = not isinstance(error, ConfigError) and any(sign in lowered for sign in COMMUNICATION)
-    return _line.fail(status, line, patience=_silence + 10 if distant else 0.0)
+    return _line.fail(status, line.removeprefix("error: "), patience=_silence + 10 if distant else 0.0)
 
 
 def leave(status: int) -> None:
@@ -154,7 +154,7 @@ def _end_for_another(status: int, who: int, text: str) -> None:
     if sys.stdout.isatty():
         sys.stdout.write("\x1b[?25h\n")  # a progress bar hides the cursor
     if text and process() == 0:
-        print(f"error: process {who}: {text}", file=sys.stderr)
+        print(f"error: {f'process {who}: ' if who else ''}{text}", file=sys.stderr)
     elif not text and (process() == 0 or who == 0):
         print(f"error: process {who} was lost; {how_to_go_on(_workdir)}", file=sys.stderr)
     tell_relay("done")

@@ -8,6 +8,7 @@ own heartbeats stand behind, with `--lost_timeout`.
 
 import json
 import os
+import queue
 import selectors
 import socket
 import sys
@@ -83,6 +84,7 @@ class Lifeline:
         self._gone: set[int] = set()
         self._told, self._over = threading.Event(), threading.Event()
         self._said: dict[str, Any] = {}
+        self._alike: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._leaving = False
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
@@ -117,7 +119,8 @@ class Lifeline:
           patience: seconds to wait first for word of another process, whose end may be the cause of this failure.
         """
         if self._over.wait(patience + (ALIKE if self.process else 0.0)):
-            time.sleep(2 * FAREWELL)  # the listening thread ends the program
+            self._alike.put(text)
+            time.sleep(4 * FAREWELL)  # another thread ends the program
         with self._ending:
             self._leaving = True
         if self.process == 0:
@@ -185,7 +188,14 @@ class Lifeline:
         self._note_gone(who)
         if self.process == 0:
             self._broadcast_end(status, who, text)
+            who = 0 if text and self._befalls_0_too(text) else who
         self._on_end(status, who, text)
+
+    def _befalls_0_too(self, text: str) -> bool:
+        try:
+            return self._alike.get(timeout=2 * ALIKE) == text
+        except queue.Empty:
+            return False
 
     def _broadcast_end(self, status: int, who: int, text: str) -> None:
         for peer in self.peers.values():
