@@ -20,7 +20,7 @@ COLOURS = 8
 BOX = 1000  # the coordinates of a plot run from 0 to this, both ways
 POINTS = 12_000  # of all curves of a chart together
 FEW = 16  # so many points are drawn as points too
-STEEP = 30  # the ratio of largest to smallest from which the logarithmic axis is shown first
+STEEP = 30  # the ratio between all but the outermost values from which the logarithmic axis is shown first
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def chart(
     log = span([curve.series[1] for curve in curves], log=True) if positive else None
     most = max(POINTS // max(len(curves), 1), 60)
     thinned = {curve.key: thin(curve.series, most) for curve in curves}
-    steep = log is not None and log.high / log.low > STEEP
+    steep = log is not None and _steep(np.concatenate([curve.series[1] for curve in curves]))
     views = [_view("linear", curves, thinned, x, linear, references or {})]
     if log is not None:
         views.append(_view("log", curves, thinned, x, log, references or {}))
@@ -144,6 +144,12 @@ def chart(
     )
     data = {key: [[_short(v) for v in part.tolist()] for part in series] for key, series in thinned.items()}
     return figure, data
+
+
+def _steep(values: np.ndarray) -> bool:
+    """Whether positive values are so far apart that a linear axis would show the largest only."""
+    low, high = np.quantile(np.log10(values[np.isfinite(values)]), [0.05, 0.95])
+    return bool(high - low > math.log10(STEEP))
 
 
 def _names(curves: Sequence[Curve]) -> Element:
@@ -279,10 +285,10 @@ def _values(name: str, curves: Sequence[Curve], x_label: str) -> Element:
         rows.append(
             (
                 h("th", h("span", class_=f"swatch {curve.ink}"), curve.label, scope="row"),
-                number(float(values[0])),
-                f"{number(float(values[lowest]))} at {number(float(steps[lowest]))}",
-                f"{number(float(values[highest]))} at {number(float(steps[highest]))}",
-                f"{number(float(values[-1]))} at {number(float(steps[-1]))}",
+                number(float(values[0]), aligned=True),
+                f"{number(float(values[lowest]), aligned=True)} at {number(float(steps[lowest]))}",
+                f"{number(float(values[highest]), aligned=True)} at {number(float(steps[highest]))}",
+                f"{number(float(values[-1]), aligned=True)} at {number(float(steps[-1]))}",
                 len(values),
             )
         )

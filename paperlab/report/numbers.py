@@ -23,12 +23,12 @@ def number(value: Any, digits: int = 4, *, aligned: bool = False) -> str:
         return str(value)
     if float_of(value) is None:
         return f"about 10^{len(str(abs(value))) - 1}" if abs(value) < 10**4000 else "a huge number"
-    if value == int(value) and abs(value) < 1e15:
+    if aligned and isinstance(value, float) and 1e-4 <= abs(value) < 10 ** (digits - 1):
+        text = f"{value:#.{digits}g}"
+    elif value == int(value) and abs(value) < 1e15:
         text = f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     elif 1e-4 <= abs(value) < 1e6:
-        text = (
-            f"{value:{'#' if aligned else ''}.{digits}g}" if abs(value) < 10 ** (digits - 1) else number(round(value))
-        )
+        text = f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else number(round(value))
     else:
         text = scientific(value, digits)
     return text.replace("-", MINUS)
@@ -118,7 +118,7 @@ def tick_labels(values: list[float]) -> list[str]:
     gaps = np.diff(sorted(values))
     step = float(gaps.min()) if len(gaps) else top
     if len(gaps) and gaps.max() > 2 * step:  # a log axis: each value by itself
-        return [f"{v:.3g}" if v >= 1e-3 else scientific(v) for v in values]
+        return [f"{v:.3g}" if min(values) >= 1e-3 else scientific(v) for v in values]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2
     decimals += any(abs(round(v, decimals) - v) > 0.01 * step for v in values)
     return [f"{v:.{min(decimals, 6)}f}".replace("-", MINUS) for v in values]

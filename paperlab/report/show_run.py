@@ -7,7 +7,7 @@ from paperlab.report.elements import Element, h, table
 from paperlab.report.numbers import duration, number
 from paperlab.report.reading import read_text
 from paperlab.report.runs import Run
-from paperlab.report.show_values import baseline_name, facts, problems, scroll, shown
+from paperlab.report.show_values import baseline_name, problems, scroll, sections, shown
 
 MOST_INVOCATIONS = 50
 MOST_INCIDENTS = 200
@@ -36,8 +36,8 @@ def details(run: Run, key: str, pictures: Any) -> Element:
         _asked(run),
         _seen(run, pictures),
         _samples(run),
-        _folded("Summary", facts({k: v for k, v in run.summary.items() if k not in ("baselines",)}), bool(run.summary)),
-        _folded("Configuration", facts(run.config), bool(run.config)),
+        _folded("Summary", sections({k: v for k, v in run.summary.items() if k != "baselines"}), bool(run.summary)),
+        _folded("Configuration", sections(run.config), bool(run.config)),
         _parameters(run),
         _checkpoints(run),
         id=key,
@@ -61,11 +61,15 @@ def _comparison(run: Run) -> Element | None:
     top = max(v for _, v, _ in lines)
     title = name.replace("_", " ")
     rows = [
-        [h("th", label, scope="row", class_=own or None), number(v), h("td", bar(v, top, ink=own), class_="drawn")]
+        [
+            h("th", label, scope="row", class_=own or None),
+            number(v, aligned=True),
+            h("td", bar(v, top, ink=own), class_="drawn"),
+        ]
         for label, v, own in lines
     ]
     return h(
-        "div", h("h4", title), table(("", title, ""), rows, caption=f"{title} beside its baselines", class_="bars")
+        "div", h("h4", "Compared"), table(("", title, ""), rows, caption=f"{title} beside its baselines", class_="bars")
     )
 
 

@@ -51,6 +51,16 @@ def facts(value: dict[str, Any], depth: int = 0) -> Element:
     return h("dl", items, class_="facts")
 
 
+def sections(value: dict[str, Any]) -> Element:
+    """A long dictionary in columns: what stands by itself first, then one block for every dictionary in it."""
+    plain = {name: item for name, item in value.items() if not isinstance(item, dict)}
+    blocks = [h("div", facts(plain))] if plain else []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            blocks.append(h("div", h("h5", name.replace("_", " ")), facts(item, 1)))
+    return h("div", blocks, class_="sections")
+
+
 def _matrix(value: dict[str, Any]) -> Element | None:
     """{row: [numbers]} as a table where all rows are equally long."""
     lengths = {len(row) if isinstance(row, list) else 0 for row in value.values()}

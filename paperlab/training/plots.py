@@ -22,10 +22,13 @@ def plot_curves(workdir: Path, title: str = "") -> Path | None:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     top.plot(*loss, color=GREY, lw=0.8, alpha=0.5)
     top.plot(loss[0], _smooth(loss[1]), color=INK, lw=1.6, label="train loss")
-    for colour, (name, series) in zip(COLOURS, _evaluators(lines).items(), strict=False):
+    evaluators = _evaluators(lines)
+    for colour, (name, series) in zip(COLOURS, evaluators.items(), strict=False):
         top.plot(*series, color=colour, lw=1.4, marker="o", ms=3.5, label=name.replace("_", " "))
     top.set_title(title or workdir.name, loc="left", fontsize=11, color=INK)
     top.legend(frameon=False, fontsize=9)
+    bits = any(name.endswith("_bits_per_byte") for name in evaluators)
+    top.set_ylabel("loss, bits per byte" if bits else "loss", fontsize=9)
     rates = _series(lines, "learning_rate")
     bottom.plot(*rates, color=INK, lw=1.2)
     if any(rate > 0 for rate in rates[1]):
@@ -33,6 +36,7 @@ def plot_curves(workdir: Path, title: str = "") -> Path | None:
         bottom.minorticks_off()
     bottom.set_ylabel("learning rate", fontsize=9)
     bottom.set_xlabel("step", fontsize=9)
+    figure.align_ylabels()
     for axes in (top, bottom):
         _style(axes)
     path = workdir / "curves.png"
