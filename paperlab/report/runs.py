@@ -113,12 +113,14 @@ class Run:
 
 def collect(roots: Iterable[Path]) -> list[Run]:
     """Every run at or below the given folders, by path; each is read once."""
-    paths = dict.fromkeys(path.resolve() for root in roots for path in find(root))
-    runs = [read(path) for path in paths]
+    paths: dict[Path, Path] = {}
+    for path in (path for root in roots for path in find(root)):
+        paths.setdefault(path.resolve(), path)
+    runs = [read(path) for path in paths.values()]
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
-            run.name = f"{run.path.parent.name}/{run.path.name}"
+            run.name = f"{run.path.resolve().parent.name}/{run.name}"
     return runs
 
 
@@ -134,7 +136,7 @@ def find(root: Path, depth: int = 0) -> list[Path]:
 
 def read(path: Path) -> Run:
     """One work directory, however damaged."""
-    run = Run(path, path.name)
+    run = Run(path, path.resolve().name)
     run.config, problem = reading.read_object(path / "config.json")
     run.problems.append(problem or ("" if run.config else "there is no config.json"))
     run.summary, problem = reading.read_object(path / "summary.json")
