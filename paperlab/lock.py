@@ -44,7 +44,7 @@ def hold(workdir: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            del _held[place]
+            _held.pop(place, None)
             _say(file, "")
     finally:
         os.close(file)
