@@ -40,6 +40,7 @@ from paperlab.config import mathematics, to_json
 from paperlab.distributed import agreement
 from paperlab.errors import ConfigError
 from paperlab.flags import expand, parse_flags
+from paperlab.heap import keep_freed_memory
 from paperlab.training import signals
 
 INTERRUPTED, AT_ONCE = 75, 130
@@ -233,6 +234,7 @@ def print_sweep(varied: list[str], rows: list[tuple[list[str], dict[str, Any]]],
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     status = main()
     if status == AT_ONCE:  # without waiting for a save in the background
         sys.stdout.flush()

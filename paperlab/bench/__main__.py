@@ -20,6 +20,7 @@ from typing import Any
 from paperlab import bench, provenance
 from paperlab.bench import record, show
 from paperlab.errors import ConfigError
+from paperlab.heap import keep_freed_memory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,4 +117,5 @@ def measure(chosen: dict[str, ModuleType], flags: argparse.Namespace) -> list[di
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())
