@@ -1,15 +1,16 @@
 """Nonlinear recurrences in parallel: h_t = f(h_{t-1}, x_t) for all t at once, by Newton's method on the whole sequence.
 
-    impl          steps in time             work                         memory of the gradient
-    sequential    T                         T steps                      T states, and what the step keeps
-    associative   k (2 log2 T + 1)          k T (Jacobians + 2 compositions)   T states, one Jacobian of every step
-    chunked       k T/C                     the same                     the same
+    impl          steps in time       work                               memory of the gradient
+    sequential    T                   T steps                            T states, and what every step keeps
+    associative   k (2 log2 T + 1)    k T (Jacobians, 2 compositions)    T states and T Jacobians
+    chunked       k T/C               the same                           the same
 
 with k iterations (3 for cells with bounded recurrent weights, whatever T), each one linear recurrence of the cell's structure
 (`block_scan`). With windows of W steps: T/W times as many steps, less work where convergence is slow.
 
-Facts to rely on (undamped Newton): a linear cell takes one iteration; after k iterations the first k + 1 states are exact (k with a
-guess that is wrong at the first), so T iterations always suffice; near the solution convergence is quadratic.
+Facts to rely on (undamped Newton): a linear cell takes one iteration; after k iterations the first k + 1 states are exact (k with
+a guess that is wrong at the first), so T iterations always suffice, up to rounding, which a chaotic cell amplifies; near the
+solution convergence is quadratic.
 
 Source: ParaRNN (arXiv 2510.21450); DEER (arXiv 2309.12252); quasi-DEER and ELK (arXiv 2407.19115).
 """
