@@ -18,7 +18,22 @@ ROOT = Path(__file__).parents[1]
 # Imports point down this list or stay on their line, never up. `training` stands aside: see FLOOR_ONLY.
 FLOORS = (
     {"kernels_pallas"},
-    {"checks", "commandline", "config", "devices", "discovery", "disk", "distributed", "errors", "heap", "limits", "lock", "overrides", "provenance", "workdir"},
+    {
+        "checks",
+        "commandline",
+        "config",
+        "devices",
+        "discovery",
+        "disk",
+        "distributed",
+        "errors",
+        "heap",
+        "limits",
+        "lock",
+        "overrides",
+        "provenance",
+        "workdir",
+    },
     {"recurrence"},
     {"layers", "data", "training"},
     {"mixers"},
