@@ -186,12 +186,11 @@ def test_a_process_that_is_told_to_stop_while_it_starts(flags, tmp_path):
 
 def test_a_second_ctrl_c_stops_a_process_at_once(flags, tmp_path):
     process = start([*flags, f"--workdir={tmp_path / 'run'}", "--config.train.steps=1000000"])
-    for line in process.stdout:
-        if line.startswith("step 10/"):
-            break
-    for _ in range(2):  # the second one comes while the first is acted on
+    for awaited in ("step 10/", "SIGINT: saving step"):  # the second one comes while the first is acted on
+        for line in process.stdout:
+            if line.startswith(awaited):
+                break
         process.send_signal(signal.SIGINT)
-        time.sleep(0.001)
     _, error = process.communicate(timeout=120)
     assert process.returncode in (75, 130), error
     assert "Traceback" not in error

@@ -1,10 +1,12 @@
 """The tiny task with batches that go wrong, and as a program of its own, to be killed by its tests.
 
     python -m tests.training.faulty_task WORKDIR [section__field=value ...]
+    PROCESS=0 PROCESSES=2 COORDINATOR=localhost:1234 python -m ...              the same, one of several processes
 
 It trains to step 12 with batch 5 holding a NaN, and pauses for a moment after every step.
 """
 
+import os
 import sys
 import time
 from typing import Any
@@ -51,6 +53,12 @@ def main() -> None:
     """Trains; prints a line a step."""
     from paperlab.training.loop import train
 
+    if "PROCESSES" in os.environ:
+        import jax
+
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        where = os.environ["COORDINATOR"]
+        jax.distributed.initialize(where, int(os.environ["PROCESSES"]), int(os.environ["PROCESS"]))
     workdir, *changes = sys.argv[1:]
     options = {name: typed(value) for name, _, value in (change.partition("=") for change in changes)}
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -264,6 +265,37 @@ def test_killed_for_real_right_after_a_rollback(tmp_path, without_4_and_5):
     assert all_steps(tmp_path / "checkpoints") == [2, 4]
     train(config("rollback"), tmp_path, FaultyTask(nan=(5,)))
     assert_same(final(tmp_path)._replace(data_index=None), without_4_and_5[1]._replace(data_index=None))
+
+
+def test_what_one_process_rolled_back_two_leave_out(tmp_path):
+    """Killed right after a rollback; the two that go on have the window from the first one's reading of the file."""
+    two_devices = config("rollback", mesh__data=2)
+    train(config("stop", mesh__data=2), tmp_path / "want", FaultyTask(left_out=(4, 5)))
+    with pytest.raises(Killed):
+        train(two_devices, tmp_path / "run", FaultyTask(nan=(5,)), on_step=KilledAgain(5, 2))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = f"localhost:{free.getsockname()[1]}"
+    flags = ["faults__policy=rollback", "train__ema_decay=0.9", "mesh__data=2"]
+    command = [sys.executable, "-m", "tests.training.faulty_task", str(tmp_path / "run"), *flags]
+    one_device = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "COORDINATOR": where, "PROCESSES": "2"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **one_device, "PROCESS": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    told = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert "resumed from step 4" in told[0]
+    assert len(incidents(tmp_path / "run")) == 1
+    got, want = final(tmp_path / "run"), final(tmp_path / "want")
+    assert int(got.data_index) == STEPS + 2
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-6), got.params, want.params)
 
 
 @pytest.mark.parametrize(
