@@ -132,8 +132,8 @@ def block_scan(
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl={impl!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
     if structure == "diagonal":
-        options = {"reverse": reverse, "segment_ids": segment_ids, "impl": impl, "chunk": chunk}
-        return linear_scan(A, b, h0, axis=-2 if axis is None else axis, **options)
+        time = -2 if axis is None else axis
+        return linear_scan(A, b, h0, axis=time, reverse=reverse, segment_ids=segment_ids, impl=impl, chunk=chunk)
     time = _check(A, b, h0, structure, axis, segment_ids, chunk)
     if impl == "auto":
         impl = choose(f"block/{structure}", b.shape[time], b.size // b.shape[time], b.dtype)

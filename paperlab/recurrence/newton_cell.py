@@ -71,7 +71,8 @@ class Solver:
         "elk": Levenberg-Marquardt (arXiv 2407.19115, section 4.2): corrections are held to the size that `trust` allows; stays
         bounded where Newton explodes, converges linearly.
         "quasi_elk": the same with the diagonal, elementwise.
-      iterations: the count, or with a tolerance the most; by default 3, with a tolerance as many as there are steps (in a window).
+      iterations: the count, or with a tolerance the most; by default 3, with a tolerance as many as there are steps (in
+        a window), which always suffice for "newton", "quasi" and "picard" without damping.
       tolerance: absolute bound on the residual; 1e-5 is about what float32 allows for states of size 1.
       relative: bound relative to the largest entry of a sequence's states.
       damping: the share of a correction that is applied; below 1 it steadies, and linear convergence is what is left.

@@ -16,7 +16,7 @@ Source: arXiv 2407.19115, section 4.2 and appendix; Sarkka and Garcia-Fernandez 
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -39,17 +39,17 @@ class Element(NamedTuple):
     J: Array
 
 
-def kalman_correction(structure: str, J: Array, r: Array, solver: Solver, chunk: int) -> Array:
+def kalman_correction(structure: str, J: Array, r: Array, solver: Solver) -> Array:
     """The d that minimises the sum above; J in the layout of `block_scan`, r and d [batch..., T, *state]."""
     if structure == "diagonal":
-        return _elementwise(J, r, solver, chunk)
+        return _elementwise(J, r, solver)
     if structure == "blocks":  # one small matrix a channel
-        d = kalman_correction("heads", jnp.moveaxis(J, -1, -3), r.swapaxes(-1, -2), solver, chunk)
+        d = kalman_correction("heads", jnp.moveaxis(J, -1, -3), r.swapaxes(-1, -2), solver)
         return d.swapaxes(-1, -2)
-    return _by_matrices(structure, J, r, solver, chunk)
+    return _by_matrices(structure, J, r, solver)
 
 
-def _elementwise(J: Array, r: Array, solver: Solver, chunk: int) -> Array:
+def _elementwise(J: Array, r: Array, solver: Solver) -> Array:
     gain = solver.trust / (1 + solver.trust)
     rest = 1 - gain
     steps = Element(rest * J, rest * r, jnp.full_like(r, rest), -gain * J * r, gain * J * J)
@@ -58,10 +58,10 @@ def _elementwise(J: Array, r: Array, solver: Solver, chunk: int) -> Array:
         return m
     J, r = _next(J, r.ndim - 2), _next(r, r.ndim - 2)
     E = C * J / (J * C * J + 1)
-    return linear_scan(E, m - E * (J * m + r), reverse=True, impl="associative", chunk=chunk)[0]
+    return linear_scan(E, m - E * (J * m + r), reverse=True, impl="associative")[0]
 
 
-def _by_matrices(structure: str, J: Array, r: Array, solver: Solver, chunk: int) -> Array:
+def _by_matrices(structure: str, J: Array, r: Array, solver: Solver) -> Array:
     gain = solver.trust / (1 + solver.trust)
     rest = 1 - gain
     eye = jnp.eye(r.shape[-1], dtype=r.dtype)
@@ -80,8 +80,7 @@ def _by_matrices(structure: str, J: Array, r: Array, solver: Solver, chunk: int)
     J, r = _next(J, time), _next(r, time)
     through = dot(J, C)
     E = jnp.linalg.solve(dot(through, J.swapaxes(-1, -2)) + eye, through).swapaxes(-1, -2)
-    options: dict[str, Any] = {"structure": structure, "impl": "associative", "chunk": chunk}
-    return block_scan(E, m - _act(E, _act(J, m) + r), reverse=True, **options)[0]
+    return block_scan(E, m - _act(E, _act(J, m) + r), structure=structure, reverse=True, impl="associative")[0]
 
 
 def _filtered(compose, steps: Element, time: int) -> tuple[Array, Array]:

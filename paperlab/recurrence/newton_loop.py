@@ -6,7 +6,7 @@ the trajectory, so memory does not depend on the count (ParaRNN, arXiv 2510.2145
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +48,12 @@ def _forward(cell: Cell, solver: Solver, reduction: Reduction, system: System, g
 def _backward(cell: Cell, solver: Solver, reduction: Reduction, kept: tuple, cotangents: Trajectory) -> tuple:
     system, h, no_guess = kept
     l = adjoint(cell, reduction, system, h, cotangents.states)
-    _, vjp = jax.vjp(lambda *arrays: apply(cell, System(*arrays, system.starts, system.mask), h), *system[:3])
-    return System(*vjp(l), None, None), no_guess
+
+    def steps(params: Any, x: Any, h0: Array) -> Array:
+        return apply(cell, System(params, x, h0, system.starts, system.mask), h)
+
+    params, x, h0 = jax.vjp(steps, system.params, system.x, system.h0)[1](l)
+    return System(params, x, h0, None, None), no_guess
 
 
 implicit.defvjp(_forward, _backward)

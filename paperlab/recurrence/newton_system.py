@@ -90,27 +90,25 @@ def corrected(
 
     Where an iterate overflows it starts again from the guess: the positions that are right by now come before it.
     """
-    time = h.ndim - len(cell.state) - 1
     if solver.method == "picard":
-        residual = apply(cell, system, h) - h
-        correction = residual
+        residual = correction = apply(cell, system, h) - h
     elif solver.method in ("quasi", "quasi_elk"):
         after, J = apply_diagonal(cell, system, h)
         residual = after - h
-        flat = (*h.shape[: time + 1], -1)
+        time = h.ndim - len(cell.state) - 1
+        numbers, r = (x.reshape(*h.shape[: time + 1], -1) for x in (J, residual))
         if solver.method == "quasi":
-            options = {"axis": time, "impl": reduction.impl, "chunk": reduction.chunk}
-            correction = linear_scan(J.reshape(flat), residual.reshape(flat), **options)[0].reshape(h.shape)
+            correction, _ = linear_scan(numbers, r, axis=time, impl=reduction.impl, chunk=reduction.chunk)
         else:
-            correction = kalman_correction("diagonal", J.reshape(flat), residual.reshape(flat), solver, reduction.chunk)
-            correction = correction.reshape(h.shape)
+            correction = kalman_correction("diagonal", numbers, r, solver)
+        correction = correction.reshape(h.shape)
     else:
         after, J = apply_linearized(cell, system, h)
         residual = after - h
         if solver.method == "newton":
             correction = solve(cell, reduction, J, residual)
         else:
-            correction = kalman_correction(cell.structure, J, residual, solver, reduction.chunk)
+            correction = kalman_correction(cell.structure, J, residual, solver)
     following = h + solver.damping * correction
     return jnp.where(jnp.isfinite(following), following, guess), residual
 

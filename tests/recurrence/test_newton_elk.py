@@ -27,7 +27,7 @@ def draw(structure, T=9):
 
 
 def correction(structure, J, r, **options):
-    return jit(lambda J, r: kalman_correction(structure, J, r, Solver("elk", **options), 64))(J, r)
+    return jit(lambda J, r: kalman_correction(structure, J, r, Solver("elk", **options)))(J, r)
 
 
 def minimiser(structure, J, r, trust):
@@ -69,15 +69,15 @@ def test_without_trust_it_is_newtons(structure):
 
 
 def test_it_stays_bounded_where_newton_explodes():
-    """A chaotic cell: the largest residual on the way, Newton's and that of Levenberg-Marquardt."""
+    """A chaotic cell: the largest residual on the way, Newton's and that of Levenberg-Marquardt (measured: 3e14, 1.0 and 1.3)."""
     with jax.enable_x64(True):
-        cell, params = elman(8), elman_params(8, 3, 3.0)
+        cell, params = elman(8, zero_guess=True), elman_params(8, 3, 3.0)
         x = np.random.default_rng(2).standard_normal((2, 64, 3))
 
         def worst(solver):
             return jit(partial(newton_iterates, cell, params, iterations=8, solver=solver))(x)[1].max()
 
         newton = worst(Solver())
-        assert newton > 1e4
+        assert newton > 1e12
         for method in ("elk", "quasi_elk"):
-            assert worst(Solver(method, trust=1.0)) < newton / 1e3
+            assert worst(Solver(method, trust=1.0)) < 3
