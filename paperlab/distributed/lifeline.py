@@ -230,7 +230,7 @@ def _call(address: str, port: int, processes: int, until: float, timeout: float)
         server = _listening(port)
     except OSError as error:
         raise ConfigError(
-            f"--coordinator={address}: process 0 cannot listen on port {port} ({error.strerror or error}); another run "
+            f"--coordinator={address}: process 0 cannot listen on port {port} ({os.strerror(error.errno or 0)}); another run "
             "may use it: choose another port"
         ) from error
     present: dict[int, Lines] = {}
@@ -262,10 +262,10 @@ def _call(address: str, port: int, processes: int, until: float, timeout: float)
 
 def _admit(hello: dict[str, Any] | None, lines: Lines, present: dict[int, Lines], processes: int) -> str:
     """Takes one that came; returns what is wrong with it, and strangers are sent away."""
-    if hello is None or hello.get("paperlab") != 1:
+    who, of = (hello.get("process"), hello.get("processes")) if isinstance(hello, dict) else (None, None)
+    if not isinstance(who, int) or not isinstance(of, int):
         lines.socket.close()
         return ""
-    who, of = hello["process"], hello["processes"]
     present.setdefault(who, lines)
     if of != processes:
         wrong = (
@@ -295,7 +295,7 @@ def _answer(host: str, port: int, process: int, processes: int, until: float, ti
             reason = error.strerror or str(error) or "no answer"
             time.sleep(min(RETRY, max(left, 0.001)))
             continue
-        lines.send({"paperlab": 1, "process": process, "processes": processes})
+        lines.send({"process": process, "processes": processes})
         try:
             said = lines.one()
         except TimeoutError:
