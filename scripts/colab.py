@@ -55,8 +55,10 @@ def plan(needed: Any, installed: dict[str, str]) -> tuple[list[str], str]:
     if own and needed.specifier.contains(own, prereleases=True):
         print(f"Colab's jax {own} suffices and stays.")
         return [], "".join(f"{name}=={version}\n" for name, version in installed.items() if of_jax(name))
-    print(f"Colab has {f'jax {own}' if own else 'no jax'}, paperlab needs jax{needed.specifier}: jax and jaxlib are")
-    print(f"upgraded in this runtime. If anything of them was in use already, it has to be restarted: {RESTART}.")
+    print(
+        f"Colab has {f'jax {own}' if own else 'no jax'}, paperlab needs jax{needed.specifier}: jax and jaxlib are upgraded."
+    )
+    print(f"If something of them was in use already, the runtime has to be restarted: {RESTART}.")
     return [f"jax{accelerator(installed)}{needed.specifier}"], ""
 
 

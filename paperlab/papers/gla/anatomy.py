@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 
-def gates(model: Any, params: Any, tokens_BxT: Array, segment_ids: Array | None = None) -> Array:
+def gates(model: Any, params: Any, tokens_BxT: Any, segment_ids: Any = None) -> Array:
     """log alpha [layers, B, T, G, K] of the GLA layers, in their order; one-number gates are repeated over K.
 
     Raises:
@@ -45,17 +45,20 @@ def half_lives(log_alpha: Array, axis: int | tuple[int, ...] = ()) -> np.ndarray
         return np.log(2) / -np.asarray(log_alpha, np.float64).mean(axis)
 
 
-@partial(jax.jit, static_argnums=0)
-def states(model: Any, params: Any, tokens_T: Array) -> Array:
+def states(model: Any, params: Any, tokens_T: Any) -> Array:
     """S_t [T, layers, H, K, V] after each of T tokens, from a zero state, one step at a time."""
+    return _states(model, params, jnp.asarray(tokens_T))
 
+
+@partial(jax.jit, static_argnums=0)
+def _states(model: Any, params: Any, tokens: Array) -> Array:
     def step(state: Any, token_and_position: tuple[Array, Array]) -> tuple[Any, Array]:
         token, position = token_and_position
         _, state = model.apply(params, token[None], state, position[None], method="step")
         return state, state["gla"]["S"][:, 0]
 
-    length = tokens_T.shape[0]
-    return jax.lax.scan(step, model.zero_state(1, length), (tokens_T, jnp.arange(length)))[1]
+    length = tokens.shape[0]
+    return jax.lax.scan(step, model.zero_state(1, length), (tokens, jnp.arange(length)))[1]
 
 
 def effective_rank(S: Array) -> Array:
@@ -66,7 +69,7 @@ def effective_rank(S: Array) -> Array:
     return jnp.where(sizes[..., 0] > 0, jnp.exp(entropy), 0)
 
 
-def influence(model: Any, params: Any, tokens_T: Array, *, key: Array, draws: int = 4, rows: int = 32) -> np.ndarray:
+def influence(model: Any, params: Any, tokens_T: Any, *, key: Array, draws: int = 4, rows: int = 32) -> np.ndarray:
     """What token j changes in the prediction after token t: KL in bits, [T (j), T (t)], 0 for t < j.
 
     Token j is replaced by another one that occurs in the text; the mean over `draws` replacements is given.
