@@ -41,7 +41,8 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-"):
             return f"{argument!r} is no flag: flags are written --name=value (--help lists them)"
         name = argument.partition("=")[0]
-        near = get_close_matches(name[:100], [n for n in self._option_string_actions if n.startswith("--")], n=1)
+        known = [flag for flag in self._option_string_actions if flag.startswith("--") and flag != "--help"]
+        near = get_close_matches(name[:100], known, n=1)
         return f"there is no flag {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
 
     def error(self, message: str) -> NoReturn:

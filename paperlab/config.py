@@ -202,7 +202,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for name, evaluator in resolved.evaluators.items():
         check_complete(evaluator, EVALUATORS["val"], f"evaluators.{name}")
     if resolved.program:
-        find("programs", resolved.program)
+        _named("programs", resolved.program, "config.program")
     check_complete(resolved, {"data": rooms["data"].DEFAULTS})
     check_values(resolved, rooms)
     check_faults(resolved.faults)
@@ -212,10 +212,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def _room(config: ConfigDict, section: str) -> ModuleType:
     """The module of `config.<section>.name`, whose fields the section must have."""
     name = config[section].name
-    try:
-        module = find(f"{section}s", name)
-    except ConfigError as error:
-        raise ConfigError(f"config.{section}.name={name!r}: {error}") from None
+    module = _named(f"{section}s", name, f"config.{section}.name")
     cure = (
         f"{section} {name!r} has other fields than this config; say base_config({section}={name!r}) in the experiment"
     )
@@ -238,6 +235,14 @@ def check_faults(faults: ConfigDict) -> None:
     for name, least in (("warmup", 2), ("skips", 1), ("rollbacks", 1)):
         if faults[name] < least:
             raise ConfigError(f"config.faults.{name}={faults[name]}: must be at least {least}")
+
+
+def _named(kind: str, name: str, field: str) -> ModuleType:
+    """What `find` gives; where there is none, the field that named it is named."""
+    try:
+        return find(kind, name)
+    except ConfigError as error:
+        raise ConfigError(f"{field}={name!r}: {error}") from None
 
 
 def to_json(config: ConfigDict) -> str:

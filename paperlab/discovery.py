@@ -61,5 +61,7 @@ def find(kind: str, name: str) -> ModuleType:
 def _known(kind: str, name: str) -> str:
     known = names(kind)
     near = get_close_matches(name[:100], known, n=1)
-    choice = [f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"] if known else []
-    return " ".join([*choice, f"({'or ' if known else ''}a dotted name such as papers.<slug>.<file>)"])
+    if not known:
+        return "give a dotted name such as papers.<slug>.<file>"
+    choice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return f"{choice} (or a dotted name such as papers.<slug>.<file>)"

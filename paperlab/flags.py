@@ -29,12 +29,9 @@ class RunParser(Parser):
         if not argument.startswith("-") and ".py" in argument:
             return f"{argument!r} is no flag: say --config={argument}"
         name, _, value = argument.lstrip("-").partition("=")
-        told = super().unknown(argument, flags)
-        if not argument.startswith("--") or "did you mean" in told:
-            return told
-        meant = nearest_field(load_experiment(flags.config), name)
+        meant = nearest_field(load_experiment(flags.config), name) if argument.startswith("--") else ""
         if meant.rsplit(".", 1)[-1] != name.rsplit(".", 1)[-1]:
-            return told
+            return super().unknown(argument, flags)
         return f"there is no flag --{name}; did you mean --config.{meant}={value or 'VALUE'}?"
 
 
@@ -127,9 +124,19 @@ def expand(reference: str, overrides: Overrides) -> list[tuple[ConfigDict, dict[
         for path, value in combination:
             override(config, path, value)
         points.append((resolve(config), dict(combination)))
+        _check_training(points[-1][0])
     _refuse_unused_mixers([config for config, _ in points], overrides)
     _refuse_shared_directories(points)
     return points
+
+
+def _check_training(config: ConfigDict) -> None:
+    """What the trainer would refuse later, for every run of a sweep before the first starts."""
+    from paperlab.training import mesh, optimizer, profiling
+
+    mesh.parse_rules(config.mesh.rules)
+    optimizer.check_names(config.optim)
+    profiling.parse_range(config.profile.steps)
 
 
 def _refuse_unused_mixers(configs: list[ConfigDict], overrides: Mapping[str, Any]) -> None:

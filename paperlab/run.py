@@ -116,13 +116,14 @@ def launch(flags: argparse.Namespace, config: ConfigDict, overrides: dict[str, s
         raise ConfigError(f"--eval_only: there is no run in {workdir}; name one with --workdir")
     if flags.eval_only:
         workdirs.refuse_other_mathematics(workdir, workdirs.read_config(workdir), config)
-        return _trained(config, workdir, eval_only=True)
+        return _trained(config, workdir, _ready_task(config), eval_only=True)
     if config.init_from and not (workdir / "config.json").is_file():
         _check_source(config.init_from)
+    task = None if config.program else _ready_task(config)
     with workdirs.entered(workdir, config, overrides) as resumed:
         agreement.same_directory(workdir)
         print(f"work directory: {workdir}" + (" (continued)" if resumed else ""), flush=True)
-        return _own_program(config, workdir) if config.program else _trained(config, workdir)
+        return _own_program(config, workdir) if task is None else _trained(config, workdir, task)
 
 
 def _check_source(init_from: str) -> None:
@@ -132,11 +133,19 @@ def _check_source(init_from: str) -> None:
         raise ConfigError(f"config.init_from={init_from}: {error}") from error
 
 
-def _trained(config: ConfigDict, workdir: Path, *, eval_only: bool = False) -> dict[str, Any]:
+def _ready_task(config: ConfigDict) -> Any:
+    """The task, with the data of every split opened: what is wrong with them is said before anything is made."""
     from paperlab.discovery import find
-    from paperlab.training.loop import train
 
     task = find("tasks", config.task.name).make(config)
+    for split in dict.fromkeys(["train", *(evaluator.split for evaluator in config.evaluators.values())]):
+        task.data(split)
+    return task
+
+
+def _trained(config: ConfigDict, workdir: Path, task: Any, *, eval_only: bool = False) -> dict[str, Any]:
+    from paperlab.training.loop import train
+
     summary = train(config, workdir, task, eval_only=eval_only)
     print_summary(summary, config.checkpoint.best_metric)
     return {**summary, "workdir": str(workdir)}

@@ -42,7 +42,7 @@ def read_config(path: Path) -> ConfigDict:
     try:
         config = from_json(file.read_text(encoding="utf-8"))
         problem = "" if copy is None or mathematics(config) == mathematics(copy) else "is not what was trained"
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         problem = "is missing"
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         problem = f"is damaged ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"

@@ -9,14 +9,15 @@ are taken out of the tree before differentiation: they have no gradient and no m
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from paperlab.config import OPTIM, ConfigError
+from paperlab.config import OPTIM
+from paperlab.errors import ConfigError
+from paperlab.limits import did_you_mean
 from paperlab.training import paths
 
 Tree = Any
@@ -62,9 +63,15 @@ def make_optimizer(optim: Any, steps: int, params: Tree) -> Optimizer:
     return Optimizer(direction, make_schedule(optim, steps), trained, _multipliers(optim.lr_groups, params))
 
 
+def check_names(optim: Any) -> None:
+    """Raises ConfigError for an optimiser or a schedule that there is not."""
+    for field, known in (("name", DIRECTIONS), ("schedule", _DECAYS)):
+        if optim[field] not in known:
+            raise ConfigError(f"config.optim.{field}={optim[field]!r}: {did_you_mean(optim[field], known)}")
+
+
 def _transforms(optim: Any, names: list[str], trained: Tree) -> list[optax.GradientTransformation]:
-    if optim.name not in DIRECTIONS:
-        raise ConfigError(f"config.optim.name={optim.name!r}: {_did_you_mean(optim.name, DIRECTIONS)}")
+    check_names(optim)
     default = OPTIM["decay_exclude"]
     spared = _named(optim.decay_exclude, names, "config.optim.decay_exclude", may_be_empty=default)
     transforms = [optax.clip_by_global_norm(optim.clip)] if optim.clip > 0 else []
@@ -107,8 +114,7 @@ def make_schedule(optim: Any, steps: int) -> Callable[[jax.Array], jax.Array]:
 
     "rsqrt" decays as sqrt((W + 1) / (s + 1)), not below final_lr.
     """
-    if optim.schedule not in _DECAYS:
-        raise ConfigError(f"config.optim.schedule={optim.schedule!r}: {_did_you_mean(optim.schedule, _DECAYS)}")
+    check_names(optim)
     warm = min(round(optim.warmup * steps), steps)
     decay, lr, start, final = _DECAYS[optim.schedule], optim.lr, optim.start_lr, optim.final_lr
 
@@ -127,11 +133,6 @@ _DECAYS: dict[str, Callable] = {
     "constant": lambda p, s, warm, final: jnp.ones_like(p),
     "rsqrt": lambda p, s, warm, final: jnp.maximum(jnp.sqrt((warm + 1) / (jnp.maximum(s, warm) + 1)), final),
 }
-
-
-def _did_you_mean(word: str, known: Any) -> str:
-    near = get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
 def select(tree: Tree, chosen: Tree) -> Tree:
