@@ -110,13 +110,14 @@ def chart(
     """
     curves = [curve for curve in curves if np.isfinite(curve.series[1]).any()]
     x = span([curve.series[0] for curve in curves], log=log_x)
-    linear = span([curve.series[1] for curve in curves])
+    near = _near([curve.series[1] for curve in curves], references or {})
+    linear = span([*(curve.series[1] for curve in curves), near])
     if x is None or linear is None:
         return None
     x = x if log_x else _level([curve.series[0] for curve in curves])
     places = sorted({float(at) for curve in curves for at in curve.series[0]}) if log_x else []
     positive = all(np.nanmin(curve.series[1]) > 0 for curve in curves)
-    log = span([curve.series[1] for curve in curves], log=True) if positive else None
+    log = span([*(curve.series[1] for curve in curves), near], log=True) if positive else None
     most = max(POINTS // max(len(curves), 1), 60)
     thinned = {curve.key: thin(curve.series, most) for curve in curves}
     steep = log is not None and _steep(np.concatenate([curve.series[1] for curve in curves]))
@@ -144,6 +145,14 @@ def chart(
     )
     data = {key: [[_short(v) for v in part.tolist()] for part in series] for key, series in thinned.items()}
     return figure, data
+
+
+def _near(parts: Sequence[np.ndarray], references: dict[str, float]) -> np.ndarray:
+    """The references that the axis makes room for: those not further from the curves than a third of their height."""
+    values = np.concatenate([np.zeros(0), *parts])
+    values = values[np.isfinite(values)]
+    room = np.ptp(values) / 3 if len(values) else 0.0
+    return np.array([v for v in references.values() if len(values) and values.min() - room <= v <= values.max() + room])
 
 
 def _steep(values: np.ndarray) -> bool:

@@ -129,18 +129,18 @@ def _case_text(row: dict[str, Any]) -> str:
 
 def _times_table(name: str, rows: list[dict[str, Any]], top: float) -> Element:
     """Median, quartiles and ratio to the first of a case, with a bar from zero."""
-    lines = []
+    lines: list[list[Any]] = []
     for row in rows:
         times = _times(row)
         reference = next(iter(times.values()), None)
         spreads = _spreads(row)
-        for place, (label, value) in enumerate(times.items()):
+        if times and _case_text(row):
+            lines.append([h("th", _case_text(row), scope="rowgroup", colspan=5, class_="case")])
+        for label, value in times.items():
             spread = spreads.get(label, [])
             ratio = f"{value / reference:.3g}" if reference and len(times) > 1 else number(None)
-            case = _case_text(row) or "all" if not place else ""
             lines.append(
                 [
-                    h("th", case, scope="row", class_=None if place else "first"),
                     label.replace("_", " "),
                     _number(milliseconds(value)),
                     _number(" to ".join(map(number, spread)) or number(None)),
@@ -149,7 +149,7 @@ def _times_table(name: str, rows: list[dict[str, Any]], top: float) -> Element:
                 ]
             )
     caption = f"{name}: median of the rounds, in milliseconds"
-    header = ("case", "what", *(h("th", t, scope="col", class_="n") for t in ("ms", "quartiles", "ratio")), "")
+    header = ("", *(h("th", t, scope="col", class_="n") for t in ("ms", "quartiles", "ratio")), "")
     return scroll(table(header, lines, caption=caption, class_="bars"), caption)
 
 

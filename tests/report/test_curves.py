@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from paperlab.report import numbers, runs
+from paperlab.report import numbers, runs, show_runs
 from paperlab.report.charts import BOX, Curve, chart
 from paperlab.report.elements import Element
+from paperlab.report.page import Pictures
 from paperlab.report.thinning import running_mean, thin
 from tests.report import material
 
@@ -68,6 +69,15 @@ def test_a_gap_breaks_the_line_and_a_lone_point_is_seen():
     dots = next(p.get("d") for p in drawn[0].iter("path") if p.get("class") == "dots")
     assert dots.count("M") == 5
     assert drawn[1] == {"k": [[0, 1, 2, 3, 4, 5, 6], [1, 2, None, 4, None, 2, 1]]}
+
+
+def test_of_a_long_curve_only_lone_points_are_dots():
+    values = np.linspace(1.0, 2.0, 40)
+    values[[19, 21]] = np.nan
+    drawn = chart("c", "loss", [Curve("k", "run", series(values), "ink-0")])
+    assert drawn is not None
+    dots = [p.get("d") or "" for p in drawn[0].iter("path") if p.get("class") == "dots"]
+    assert [path.count("M") for path in dots] == [1, 1], "one in the linear view, one in the logarithmic"
 
 
 def test_positions_are_those_of_the_values():
@@ -164,3 +174,16 @@ def test_ticks_are_few_inside_and_told_apart(low, high, log):
     assert 2 <= len(found) <= 7
     assert all(low <= value <= high for value in found)
     assert len(set(numbers.tick_labels(found))) == len(found)
+
+
+def test_baselines_are_levels_of_their_own_metric_alone(tmp_path):
+    material.run(tmp_path / "judged", steps=400)
+    material.write(tmp_path / "by-loss" / "config.json", material.config("by-loss"))
+    (tmp_path / "by-loss" / "metrics.jsonl").write_text('{"step": 100, "loss": 9.0}\n{"step": 200, "loss": 1.0}\n')
+    [section], _ = show_runs.section(runs.collect([tmp_path]), Pictures(tmp_path / "report.html"))
+    levels = {}
+    for figure in section.iter("figure"):
+        heading = next(figure.iter("h4")).text
+        levels[heading] = [p for p in figure.iter("path") if p.get("class") == "level"]
+    assert levels["val bits per byte"], "xz and gzip stand beside the metric that they are of"
+    assert levels["loss"] == []
