@@ -12,7 +12,6 @@ __all__ = ["Element", "h", "hidden", "table", "to_html"]
 
 # What a browser would replace or choke on: control characters but tab and newline, and lone surrogates.
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
 
 
 def h(tag: str, *children: Any, **attributes: Any) -> Element:

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: four digits, thin groups, durations, bytes; and the ticks of an axis."""
+"""Numbers as a reader wants them: four digits, thin groups, durations; and the ticks of an axis."""
 
 import math
 from typing import Any
@@ -68,18 +68,6 @@ def duration(seconds: Any) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def size(count: Any) -> str:
-    """Bytes with a decimal unit."""
-    value = float_of(count)
-    if value is None:
-        return DASH
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.3g} {unit}"
 
 
 def ticks(low: float, high: float, *, log: bool, count: int = 5, whole: bool = False) -> list[float]:

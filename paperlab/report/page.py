@@ -104,7 +104,7 @@ def page(found: list[runs.Run], results: Path, *, made: str, out: Path, asked: s
 RUNS_TEXT = (
     "Runs of one task share their axes. A run's value is its last; a dotted level is what a simple model reaches on the "
     "same data. A curve that is noisy is drawn faintly, its running mean over a fiftieth of the run in full. "
-    "A stroke on the axis of steps is an incident."
+    "A stroke on the axis of steps is an incident. Unfinished is what still runs, or ended without a summary."
 )
 CLAIMS_TEXT = (
     "Sentences of the papers, scaled down, each with a threshold set before the run. In the strips the large dot "

@@ -212,7 +212,7 @@ def faults(document: Document) -> Element:
     """The fault campaign: what was done to the runs, and whether each came back bit for bit."""
     content = document.content
     rounds, passed = content.get("rounds"), content.get("passed")
-    kinds = document.dictionary("kinds")
+    kinds, what = document.dictionary("kinds"), document.dictionary("what")
     rows = []
     for name, told in kinds.items():
         told = told if isinstance(told, dict) else {}
@@ -221,7 +221,9 @@ def faults(document: Document) -> Element:
         words = f"{number(back)} of {number(tried)}"
         mark = h("span", "lost" if lost else "recovered", class_=f"badge {'bad' if lost else 'good'}")
         drawn = h("td", bar(back, tried or 0.0), class_="drawn")
-        rows.append([str(name).replace("_", " "), _number(words), mark, drawn])
+        said = h("small", shown(what[name])) if what.get(name) else None
+        named = h("th", str(name).replace("_", " "), said, scope="row", class_="fault")
+        rows.append([named, _number(words), mark, drawn])
     header = ("fault", h("th", "recovered", scope="col", class_="n"), "", "")
     seconds = duration(content.get("seconds"))
     caption = "Faults by kind"

@@ -206,6 +206,18 @@ def faults(results: Path, *, lost: int = 1) -> None:
         "flipped_byte": {"rounds": 30, "recovered": 30},
     }
     failures = [{"round": 17 + i, "kind": "kill_during_a_save", "what": "step 40 <differs>"} for i in range(lost)]
-    content = {"title": "Fault campaign", "date": "2026-11-22", "commit": "0123456789abcdef", "dirty": False}
-    numbers = {"device": "cpu", "rounds": 100, "seed": 0, "passed": 100 - lost, "seconds": 622.0}
+    content: dict[str, Any] = {
+        "title": "Fault campaign",
+        "date": "2026-11-22",
+        "commit": "0123456789abcdef",
+        "dirty": False,
+    }
+    numbers = {
+        "device": "cpu",
+        "what": {"kill": "SIGKILL at a random moment."},
+        "rounds": 100,
+        "seed": 0,
+        "passed": 100 - lost,
+        "seconds": 622.0,
+    }
     write(results / "faults.json", {**content, **numbers, "kinds": kinds, "failures": failures})

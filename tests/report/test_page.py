@@ -95,7 +95,15 @@ def test_aims_and_faults_that_failed_are_as_visible_as_the_others(tmp_path):
     material.bench(tmp_path)
     material.faults(tmp_path, lost=2)
     shown = Words(made(tmp_path / "runs", tmp_path, tmp_path / "report.html"))
-    for words in ("not met", "1 of 2 aims met", "98 of 100 recovered", "2 lost", "28 of 30", "step 40 <differs>"):
+    for words in (
+        "not met",
+        "1 of 2 aims met",
+        "98 of 100 recovered",
+        "2 lost",
+        "28 of 30",
+        "step 40 <differs>",
+        "SIGKILL at a",
+    ):
         assert words in shown.text, words
     assert shown.text.index("imports") < shown.text.index("our step over a jit written by hand")
 
