@@ -134,10 +134,10 @@ def _terms(operator: Operator, even: tuple, odd: tuple, paired: Array) -> tuple[
     total, count = [], []
     for p, q, r, counts in triples:
         gap = jax.tree.map(jnp.subtract, operator(operator(p, q), r), operator(p, operator(q, r)))
-        size = sum((leaf**2).reshape(*leaf.shape[:2], -1).sum(-1) for leaf in jax.tree.leaves(gap))
+        size = jnp.asarray(sum((leaf**2).reshape(*leaf.shape[:2], -1).sum(-1) for leaf in jax.tree.leaves(gap)))
         total.append(jnp.where(counts, size, 0).sum(1))
         count.append(counts.sum(1, dtype=jnp.int32))
-    return sum(total), sum(count)
+    return total[0] + total[1], count[0] + count[1]
 
 
 def _grown(operator: Operator, even: tuple, odd: tuple, all_of_them: tuple, valid: Array) -> tuple[tuple, Array]:
