@@ -129,14 +129,15 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> str:
-        """Renames a damaged checkpoint, over nothing that was set aside before; returns the new name."""
+        """Renames a damaged checkpoint, over nothing that was set aside before; returns the new name, on process 0."""
+        if jax.process_index() != 0:
+            return ""
         names = (f"{step}{DAMAGED}{number or ''}" for number in itertools.count())
         name = next(name for name in names if not (self.directory / name).exists())
-        if jax.process_index() == 0:
-            try:
-                (self.directory / str(step)).rename(self.directory / name)
-            except OSError as error:
-                raise CheckpointError(f"{self.directory / str(step)} could not be set aside: {why(error)}") from error
+        try:
+            (self.directory / str(step)).rename(self.directory / name)
+        except OSError as error:
+            raise CheckpointError(f"{self.directory / str(step)} could not be set aside: {why(error)}") from error
         return name
 
     def _sweep(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from paperlab.training.checkpoint import all_steps
 from tests.faults.damage import WAYS, files_of, hurt
-from tests.faults.processes import LOG_EVERY, STEPS, Launcher, Process
+from tests.faults.processes import EVERY, LOG_EVERY, STEPS, Launcher, Process
 
 DONE, FAILED, REFUSED, INTERRUPTED, AT_ONCE = 0, 1, 2, 75, 130
 
@@ -236,7 +236,7 @@ def leftovers(run: Round) -> None:
     """Half-written saves, partial files and the lock of a process that is gone lie about."""
     run.take_half()
     newest = run.checkpoints()[-1]
-    half = newest.with_name(f"{int(newest.name) + 6}.orbax-checkpoint-tmp")
+    half = newest.with_name(f"{int(newest.name) + EVERY}.orbax-checkpoint-tmp")
     shutil.copytree(newest, half)
     run.hurt(run.rng.choice(files_of(half)))
     shutil.copytree(newest / "state", newest.with_name(f"{newest.name}.orbax-checkpoint-tmp-deleted"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STEPS, EVERY, LOG_EVERY = 60, 6, 3
+STEPS, EVERY, LOG_EVERY = 40, 5, 2
 ARGUMENTS = (
     "--config=experiments/gla.py",
     "--config.model.width=16",
@@ -22,7 +23,7 @@ ARGUMENTS = (
     "--config.data.validation_share=0.3",
     "--config.mesh.data=1",
     "--config.evaluators.val.batches=1",
-    "--config.evaluators.val.every=12",
+    "--config.evaluators.val.every=10",
     f"--config.train.steps={STEPS}",
     f"--config.train.checkpoint_every={EVERY}",
     f"--config.train.log_every={LOG_EVERY}",
@@ -89,15 +90,21 @@ class Process:
 
 
 class Launcher:
-    """Starts runs on the same text; `with Launcher(folder) as launcher`. What they print goes below `folder`."""
+    """Starts runs on the same text; `with Launcher(folder) as launcher`. What they print goes below `folder`.
+
+    They run a copy of the sources as they are now, so that nobody's work on them makes two runs differ.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self._count, self._server = folder, 0, None
+        self.source = folder / "source"
+        for name in ("paperlab", "kernels_pallas", "experiments", "tests/faults"):
+            shutil.copytree(ROOT / name, self.source / name, dirs_exist_ok=True)
         self.text = folder / "text"
         self.text.mkdir(parents=True, exist_ok=True)
         for i in range(8):
             (self.text / f"{i}.txt").write_text(f"document {i} " + "abc " * (40 + 3 * i))
-        self._environment = {**os.environ, **ENVIRONMENT}
+        self._environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(self.source)}
         self._environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax"))
 
     def __enter__(self) -> "Launcher":
@@ -124,7 +131,7 @@ class Launcher:
         with (place / "out").open("wb") as out, (place / "err").open("wb") as err:
             command = [sys.executable, "-m", "paperlab.run", *argv]
             process = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                command, cwd=self.source, env=self._environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
         return Process(place, process.poll, lambda: process.pid)
 
@@ -132,7 +139,7 @@ class Launcher:
         if self._server is None:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.forkserver"],
-                cwd=ROOT,
+                cwd=self.source,
                 env=self._environment,
                 stdin=subprocess.PIPE,
                 text=True,
