@@ -84,12 +84,7 @@ def _by_matrices(structure: str, J: Array, r: Array, solver: Solver) -> Array:
 
 
 def _filtered(compose, steps: Element, time: int) -> tuple[Array, Array]:
-    """Filtered means and variances. The state before the first step is known, so its J is nothing."""
-
-    def without_first(x: Array) -> Array:
-        return x.at[(slice(None),) * time + (0,)].set(0)
-
-    steps = steps._replace(A=without_first(steps.A), eta=without_first(steps.eta), J=without_first(steps.J))
+    """Filtered means and variances. A, eta and J of the first step say nothing here: the state before it is known."""
     found = lax.associative_scan(compose, steps, axis=time)
     return found.b, found.C
 

@@ -84,6 +84,15 @@ def test_a_linear_cell_takes_one_iteration():
         np.testing.assert_allclose(got.states, linear_scan(a, jnp.asarray(x), impl="sequential")[0], rtol=0, atol=1e-11)
 
 
+def test_damping_applies_that_share_of_a_correction():
+    """On a linear cell every iteration leaves 1 - damping of the residual."""
+    with jax.enable_x64(True):
+        cell = Cell(lambda params, x, h: params * h + x, (DIN,), "diagonal")
+        run = partial(newton_iterates, cell, 0.5, iterations=4, solver=Solver(damping=0.75))
+        _, residuals = jit(run)(inputs(12))
+        np.testing.assert_allclose(residuals[1:] / residuals[:-1], 0.25, rtol=1e-9)
+
+
 def test_without_recurrent_weights_gates_are_inputs():
     """GRU with A = 0: linear in the state, one iteration. LSTM with A = C = 0: c after one, (c, h) after two."""
     with jax.enable_x64(True):
@@ -199,6 +208,27 @@ def test_windows_equal_the_whole(options):
         run = jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True), static_argnums=3)
         got, want = run(PARAMS, x, h0, "associative"), run(PARAMS, x, h0, "sequential")
         jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=1e-10), got, want)
+
+
+def test_what_fills_the_last_window_does_not_count():
+    """A step that is not finite for the zeros that are filled in."""
+    cell = Cell(lambda params, x, h: jnp.tanh(h) / x, (1,), "diagonal")
+    x = jnp.full((1, 7, 1), 1.5)
+    found = parallel(cell, None, x, jnp.ones((1, 1)), solver=Solver(tolerance=1e-6, window=4))
+    assert found.converged.all()
+    np.testing.assert_allclose(found.last, sequential(cell, None, x, jnp.ones((1, 1))).last, rtol=1e-5)
+
+
+def test_one_window_that_fails_fails_its_sequence():
+    with jax.enable_x64(True):
+        cell, params = elman(16), elman_params(16, DIN, 4.0)
+        x = inputs(40) * (np.arange(40) >= 20)[None, :, None]
+        x[0] = 0
+        found = parallel(cell, params, x, solver=Solver(tolerance=1e-10, iterations=3, window=10))
+        np.testing.assert_array_equal(found.converged, [True, False])
+        np.testing.assert_array_equal(found.iterations, [0, 3])
+        assert np.isnan(found.states[1]).all()
+        assert np.all(found.states[0] == 0)
 
 
 def test_a_warm_start_saves_iterations_and_has_no_gradient():

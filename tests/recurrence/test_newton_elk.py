@@ -69,15 +69,15 @@ def test_without_trust_it_is_newtons(structure):
 
 
 def test_it_stays_bounded_where_newton_explodes():
-    """A chaotic cell: the largest residual on the way, Newton's and that of Levenberg-Marquardt (measured: 3e14, 1.0 and 1.3)."""
+    """A chaotic cell: the largest residual on the way, Newton's and that of Levenberg-Marquardt."""
     with jax.enable_x64(True):
         cell, params = elman(8, zero_guess=True), elman_params(8, 3, 3.0)
-        x = np.random.default_rng(2).standard_normal((2, 64, 3))
+        x = np.random.default_rng(2).standard_normal((2, 40, 3))
 
         def worst(solver):
-            return jit(partial(newton_iterates, cell, params, iterations=8, solver=solver))(x)[1].max()
+            return jit(partial(newton_iterates, cell, params, iterations=4, solver=solver))(x)[1].max()
 
         newton = worst(Solver())
-        assert newton > 1e12
+        assert newton > 1e6
         for method in ("elk", "quasi_elk"):
             assert worst(Solver(method, trust=1.0)) < 3
