@@ -34,7 +34,8 @@ if deed == "leave":
     line.gather(0)
     line.leave()
     sys.exit(0)
-if deed == f"fail{who}" or deed == "all":
+if deed in (f"fail{who}", "all", "0 later"):
+    time.sleep(0.8 if deed == "0 later" and who == 0 else 0)
     error = ValueError("it is so")
     if d.fail(error, "error: it is so", 3):
         print("error: it is so", file=sys.stderr)
@@ -86,7 +87,8 @@ def test_one_that_is_killed_is_named_and_the_others_end(tmp_path, victim):
 
 
 @pytest.mark.parametrize(
-    ("deed", "told"), [("fail0", "it is so"), ("fail2", "process 2: it is so"), ("all", "it is so")]
+    ("deed", "told"),
+    [("fail0", "it is so"), ("fail2", "process 2: it is so"), ("all", "it is so"), ("0 later", "it is so")],
 )
 def test_a_failure_is_said_once_and_its_status_is_that_of_all(tmp_path, deed, told):
     found = ends(members(3, deed, tmp_path))

@@ -1,4 +1,4 @@
-"""The main job on 1, 2 and 4 processes, one after another in the same work directory: resumed, told to stop, killed."""
+"""The main job on 1, 2 and 4 processes, one after another in one work directory: resumed, told to stop, killed."""
 
 import json
 import re
@@ -21,24 +21,28 @@ def flags(tmp_path_factory):
     return [*TINY, f"--config.data.path={text_folder(folder / 'text')}", "--config.evaluators.val.every=0"]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return tmp_path_factory.mktemp("work") / "run"
-
-
 def weights(workdir, step=None):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(paperlab.load(workdir).params)]
 
 
 def newest(workdir):
-    return max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdecimal()), default=0)
 
 
 def lines_of(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_of_slurm_are_one_run_and_equal_one_process_on_the_same_mesh(flags, run, tmp_path):
+def test_two_processes_then_one_then_four_are_one_run(flags, tmp_path, capsys):
+    run = tmp_path / "run"
+    two_of_slurm_equal_one_process_on_the_same_mesh(flags, run, tmp_path)
+    capsys.readouterr()
+    assert main([*flags, f"--workdir={run}", "--config.mesh.data=1", "--config.train.steps=8"]) == 0
+    assert "resumed from step 6" in capsys.readouterr().out
+    a_signal_to_one_of_four_stops_and_saves_all(flags, run, tmp_path)
+
+
+def two_of_slurm_equal_one_process_on_the_same_mesh(flags, run, tmp_path):
     flags = [*flags, "--config.train.steps=6", "--config.train.checkpoint_every=3", "--config.train.log_every=2"]
     job = slurm.job(tmp_path / "slurm", tasks=2, port=free_port())
     command = ["bash", str(ROOT / "launch" / "slurm.sbatch"), *flags, f"--workdir={run}"]
@@ -61,9 +65,7 @@ def test_two_processes_of_slurm_are_one_run_and_equal_one_process_on_the_same_me
         assert one.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-5)
 
 
-def test_then_one_then_four_go_on_and_a_signal_to_one_stops_and_saves_all(flags, run, tmp_path, capsys):
-    assert main([*flags, f"--workdir={run}", "--config.mesh.data=1", "--config.train.steps=8"]) == 0
-    assert "resumed from step 6" in capsys.readouterr().out
+def a_signal_to_one_of_four_stops_and_saves_all(flags, run, tmp_path):
     more = [*flags, f"--workdir={run}", "--config.train.steps=100000", "--config.mesh.fsdp=2"]
     with Processes(4, [*more, "--config.train.checkpoint_every=10"], tmp_path / "out") as four:
         four.until(run / "checkpoints" / "20")
@@ -79,8 +81,8 @@ def test_then_one_then_four_go_on_and_a_signal_to_one_stops_and_saves_all(flags,
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
 
 
-def test_then_two_go_on_and_one_that_is_killed_ends_the_other_in_one_line(flags, run, tmp_path):
-    before = newest(run)
+def test_one_that_is_killed_ends_the_other_in_one_line_and_the_same_command_goes_on(flags, tmp_path):
+    run, before = tmp_path / "run", 0
     more = [*flags, f"--workdir={run}", "--config.train.steps=100000", "--config.train.checkpoint_every=20"]
     for victim, survivor in ((1, 0), (0, 1)):
         with Processes(2, more, tmp_path / str(victim)) as two:
