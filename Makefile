@@ -1,6 +1,6 @@
 # `make run` and `make test` set everything up by themselves. What each target does: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint claims bench notebooks tables lock clean
+.PHONY: help setup run test lint claims bench faults report notebooks tables lock clean
 
 DEVICE ?= $(shell cat .venv/.device 2>/dev/null || echo cpu)
 CONFIG ?= experiments/gla.py
@@ -34,9 +34,14 @@ test: lint  ## Lint, types and the whole test suite: make test [ARGS="tests/test
 claims: $(READY)  ## Run the papers' claims: make claims [PAPER="gla"] [ARGS="--only=1"]
 	@$(PY) -m paperlab.claims $(PAPER) $(ARGS)
 
-bench: $(READY)  ## Measure speed, as ratios: make bench [ARGS="step"]
-	@if [ -f paperlab/bench.py ]; then $(PY) -m paperlab.bench $(ARGS); \
-	else echo "No benchmarks in this version: they will be run by paperlab/bench.py, which is not there."; fi
+bench: $(READY)  ## Measure speed, as ratios: make bench [ARGS="step data"]
+	@$(PY) -m paperlab.bench $(ARGS)
+
+faults: $(READY)  ## Kill, damage and resume real runs: make faults [ARGS="--rounds=20 --seed=1"]
+	@$(PY) -m tests.faults $(ARGS)
+
+report: $(READY)  ## Write report.html: runs, claims, benchmarks, faults: make report [ARGS="runs/a --out=x.html"]
+	@$(PY) -m paperlab.report $(ARGS)
 
 notebooks: $(READY)  ## Execute every notebook
 	@$(PY) scripts/notebooks.py $(ARGS)
