@@ -93,12 +93,35 @@ def test_executing_keeps_outputs_and_puts_the_cell_for_colab_first(tmp_path, cap
     assert "a.ipynb: 3 cells in" in capsys.readouterr().out
 
 
+def test_saved_pictures_have_a_palette_and_look_the_same(tmp_path):
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    gradient = np.zeros((64, 256, 4), np.uint8) + 255
+    gradient[..., 0] = np.arange(256)
+    original = io.BytesIO()
+    Image.fromarray(gradient).save(original, "PNG")
+    once = notebooks.in_256_colours(base64.b64encode(original.getvalue()).decode())
+    image = Image.open(io.BytesIO(base64.b64decode(once)))
+    assert image.mode == "P"
+    assert np.abs(np.asarray(image.convert("RGB"), int) - gradient[..., :3]).max() <= 4
+    assert notebooks.in_256_colours(once) == once
+
+
 def test_a_cell_that_fails_is_named_and_nothing_is_written(tmp_path, capsys):
     write_notebook(tmp_path / "a.ipynb", "seven = 7", "seven.upper()")
     before = (tmp_path / "a.ipynb").read_bytes()
     assert not notebooks.execute(tmp_path / "a.ipynb", 60, save=True)
     assert (tmp_path / "a.ipynb").read_bytes() == before
     assert "seven.upper()" in capsys.readouterr().err
+
+
+def test_a_kernel_that_dies_is_a_failure_and_no_traceback(tmp_path, capsys):
+    write_notebook(tmp_path / "a.ipynb", "import os; os._exit(1)")
+    assert not notebooks.execute(tmp_path / "a.ipynb", 60, save=False)
+    assert "Kernel died" in capsys.readouterr().err
 
 
 def test_the_repository_is_where_the_citation_says(tmp_path, monkeypatch):

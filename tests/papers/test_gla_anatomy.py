@@ -126,7 +126,7 @@ DRAWN = {
     "state_multiples": lambda: pictures.state_multiples(STATES, TEXT, [1, 5, T], layer=1),
     "state_growth": lambda: pictures.state_growth(RNG.uniform(size=(T, 2)), RNG.uniform(size=(T, 2)), TEXT, most=K),
     "influence_map": lambda: pictures.influence_map(np.triu(RNG.uniform(size=(T, T))), TEXT),
-    "time_ratios": lambda: charts.time_ratios((8, 16), {"a": [1.0, 2.0], "b": [3.0, None]}, "a"),
+    "time_ratios": lambda: charts.time_ratios((8, 16), {"a": [1.0, 1.0], "b": [3.0, None]}, "a"),
     "errors_by_decay": lambda: charts.errors_by_decay((0.1, 1), {"one": [1e-6, np.nan], "two": [1e-6, 1e-6]}, 0.5),
     "memory": lambda: charts.memory((64, 128), {"gla": [1024, 1024], "softmax": [2048, 4096]}),
     "perplexity_bars": lambda: charts.perplexity_bars({"no_gate": [9.0, 9.1], "channel_gate": [4.0, 4.2]}),

@@ -27,14 +27,13 @@ from paperlab.papers.gla.pictures import (
 
 
 @plt.rc_context(STYLE)
-def time_ratios(lengths: Sequence[int], milliseconds: Mapping[str, Sequence[float | None]], reference: str) -> Figure:
+def time_ratios(lengths: Sequence[int], ratios: Mapping[str, Sequence[float | None]], reference: str) -> Figure:
     """Time of every form over that of `reference`, by length; None where a form was not run."""
     figure, axes = new_figure(f"Time of the forms, as a share of the {reference} one's", figsize=(8.5, 3.4))
-    base = np.array(milliseconds[reference], float)
-    styles = zip((GREY, ORANGE, BLUE, GREEN, PURPLE), ("o", "s", "D", "^", "v"), strict=True)
-    for (name, values), (colour, marker) in zip(milliseconds.items(), styles, strict=False):
-        ratio = np.array([np.nan if value is None else value for value in values]) / base
-        axes.plot(lengths, ratio, marker=marker, ms=5, lw=1.6, color=colour, label=name)
+    styles = zip((GREY, BLUE, GREEN, ORANGE, PURPLE), ("o", "D", "^", "s", "v"), strict=True)
+    for (name, values), (colour, marker) in zip(ratios.items(), styles, strict=False):
+        gaps = np.array([np.nan if value is None else value for value in values])
+        axes.plot(lengths, gaps, marker=marker, ms=5, lw=1.6, color=colour, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     plain_ticks(axes.xaxis)

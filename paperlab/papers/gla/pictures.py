@@ -20,7 +20,7 @@ INK, GREY, PALE = "#222222", "#8a8f98", "#B8C4D6"
 LAYERS = (SKY, ORANGE, GREEN, PURPLE, BLUE, VERMILION)
 SYMBOLS = {"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", " ": "\N{OPEN BOX}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 STYLE = {
-    "figure.dpi": 100,
+    "figure.dpi": 130,
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -254,7 +254,7 @@ def influence_map(bits_TxT: Any, text: str, *, least: float = 1e-4) -> Figure:
         left.axvline(end + 0.5, color=SKY, lw=0.6)
     left.set(xlabel="t: character read (blue: line ends)", ylabel="j: character that is exchanged")
     left.spines[:].set_visible(False)
-    figure.colorbar(picture, ax=left, label="bits", shrink=0.85, pad=0.01)
+    figure.colorbar(picture, ax=left, shrink=0.85, pad=0.01).ax.set_title("bits", loc="left", fontsize=9)
     distance = np.arange(T - 10)
     mean = [np.diagonal(bits_TxT, d).mean() for d in distance]
     low, high = np.array([np.quantile(np.diagonal(bits_TxT, d), (0.25, 0.75)) for d in distance]).T
