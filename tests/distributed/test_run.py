@@ -100,14 +100,14 @@ def test_one_that_is_killed_ends_the_other_in_one_line_and_the_same_command_goes
         before = newest(run)
 
 
-def test_what_fails_on_one_process_alone_ends_all_with_its_line(flags, tmp_path):
+def test_what_fails_on_one_process_alone_ends_all_with_its_line(tmp_path):
     """The data lie under a relative name, and the second process stands in another folder."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
     text_folder(here / "text")
-    more = [*flags, "--config.data.path=text", f"--config.data.cache_dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
-    with Processes(2, more, tmp_path / "out", cwd={0: here, 1: there}) as two:
+    flags = [*TINY, "--config.data.path=text", f"--config.data.cache_dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
+    with Processes(2, flags, tmp_path / "out", cwd={0: here, 1: there}) as two:
         assert two.statuses() == [2, 2]
         err = two.errors()
     assert err[0].startswith("error: process 1: ")
