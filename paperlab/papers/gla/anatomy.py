@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 
 def gates(model: Any, params: Any, tokens_BxT: Any, segment_ids: Any = None) -> Array:
@@ -36,7 +37,7 @@ def _gates(model: Any, params: Any, tokens: Array, segment_ids: Array | None) ->
     return layers["mixer"]["log_alpha"][0]
 
 
-def half_lives(log_alpha: Array, axis: int | tuple[int, ...] = ()) -> np.ndarray:
+def half_lives(log_alpha: ArrayLike, axis: int | tuple[int, ...] = ()) -> np.ndarray:
     """ln 2 / mean of -log alpha over `axis`, in tokens; infinite where nothing is forgotten.
 
     What stays of a write after n tokens is exp(sum of log alpha), so the mean of the logarithm is what counts.

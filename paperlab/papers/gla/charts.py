@@ -6,7 +6,6 @@ Every function takes measurements, draws one titled and labelled figure with pyp
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -19,14 +18,14 @@ from paperlab.papers.gla.pictures import (
     ORANGE,
     PALE,
     PURPLE,
-    STYLE,
     VERMILION,
+    in_style,
     new_figure,
     plain_ticks,
 )
 
 
-@plt.rc_context(STYLE)
+@in_style
 def time_ratios(lengths: Sequence[int], ratios: Mapping[str, Sequence[float | None]], reference: str) -> Figure:
     """Time of every form over that of `reference`, by length; None where a form was not run."""
     figure, axes = new_figure(f"Time of the forms, as a share of the {reference} one's", figsize=(8.5, 3.4))
@@ -45,7 +44,7 @@ def time_ratios(lengths: Sequence[int], ratios: Mapping[str, Sequence[float | No
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def errors_by_decay(strengths: Sequence[float], errors: Mapping[str, Sequence[float]], learned: float) -> Figure:
     """Largest error of each form by the decay a token; crosses at the top where the result is not finite.
 
@@ -72,7 +71,7 @@ def errors_by_decay(strengths: Sequence[float], errors: Mapping[str, Sequence[fl
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def memory(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Figure:
     """Bytes held while decoding, by the number of tokens read."""
     figure, axes = new_figure("What decoding has to hold", figsize=(8.5, 3.2))
@@ -92,7 +91,7 @@ def memory(lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]) -> Figure
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def perplexity_bars(
     found: Mapping[str, Sequence[float]], *, title: str = "What the gate is worth (dots: seeds)"
 ) -> Figure:
@@ -107,7 +106,7 @@ def perplexity_bars(
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def perplexity_by_position(losses: Mapping[str, Any], trained_at: int, *, block: int = 64) -> Figure:
     """Perplexity along windows longer than those of training, in blocks; bands span the seeds.
 

@@ -4,7 +4,8 @@ Every function takes arrays (those of `anatomy.py`), draws one titled and labell
 those of Okabe and Ito, or maps that print well and read without colour vision. `charts.py` has costs and comparisons.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "
 INK, GREY, PALE = "#222222", "#8a8f98", "#B8C4D6"
 LAYERS = (SKY, ORANGE, GREEN, PURPLE, BLUE, VERMILION)
 SYMBOLS = {"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", " ": "\N{OPEN BOX}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -33,6 +34,17 @@ STYLE = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
+
+
+def in_style[**P](draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draws with the settings of STYLE, and leaves the caller's alone."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **options: P.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            return draw(*args, **options)
+
+    return styled
 
 
 def new_figure(title: str, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -60,7 +72,7 @@ def plain_ticks(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-@plt.rc_context(STYLE)
+@in_style
 def learning(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
     """Training bits a byte by step, and the validation files' beside unigrams, bigrams, gzip and xz.
 
@@ -85,7 +97,7 @@ def learning(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def gate_map(log_alpha_LxTxGxK: Any, text: str, *, shortest: float = 1, longest: float = 64) -> Figure:
     """Half-life of every channel at every character, a panel a layer; heads one above the other, channels sorted.
 
@@ -120,7 +132,7 @@ def gate_map(log_alpha_LxTxGxK: Any, text: str, *, shortest: float = 1, longest:
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def half_life_curves(log_alpha_LxNxGxK: Any, *, start: float, longest: float) -> Figure:
     """Half-life of every channel over a corpus, sorted, with the span of its values at single tokens; a panel a layer.
 
@@ -154,7 +166,7 @@ def half_life_curves(log_alpha_LxNxGxK: Any, *, start: float, longest: float) ->
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def half_life_by_character(log_alpha_LxNxGxK: Any, characters: Sequence[str], *, least: int = 100) -> Figure:
     """Mean half-life of a layer at each character that occurs at least `least` times, sorted by the last layer."""
     gates = np.asarray(log_alpha_LxNxGxK, np.float64).mean((2, 3))
@@ -181,7 +193,7 @@ def half_life_by_character(log_alpha_LxNxGxK: Any, characters: Sequence[str], *,
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def state_multiples(S_TxHxKxV: Any, text: str, moments: Sequence[int], layer: int) -> Figure:
     """S_t after some tokens: a column a moment, a row a head, one colour scale a head.
 
@@ -217,7 +229,7 @@ def state_multiples(S_TxHxKxV: Any, text: str, moments: Sequence[int], layer: in
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def state_growth(norms_TxL: Any, ranks_TxL: Any, text: str, most: int) -> Figure:
     """Size and effective rank of the states by the number of characters read, a line a layer; ticks mark line ends."""
     figure, axes = new_figure("How large the memory is, and how much of it is in use", 1, 2, figsize=(12, 3))
@@ -235,7 +247,7 @@ def state_growth(norms_TxL: Any, ranks_TxL: Any, text: str, most: int) -> Figure
     return figure
 
 
-@plt.rc_context(STYLE)
+@in_style
 def influence_map(bits_TxT: Any, text: str, *, least: float = 1e-4) -> Figure:
     """What each character still changes later on, and the mean over all pairs at one distance.
 
