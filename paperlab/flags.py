@@ -35,6 +35,13 @@ class RunParser(Parser):
         return f"there is no flag --{name}; did you mean --config.{meant}={value or 'VALUE'}?"
 
 
+def workdir_path(text: str) -> Path:
+    """Reads the name of a work directory; the library that writes checkpoints takes UTF-8 names only."""
+    if not path_text(text).isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} holds bytes or characters that checkpoints cannot be written under")
+    return Path(text)
+
+
 def make_parser(description: str) -> Parser:
     """The flags of `paperlab.run`; overrides of the config are not among them."""
     parser = RunParser(
@@ -43,7 +50,7 @@ def make_parser(description: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", type=path_text)
-    parser.add_argument("--workdir", type=lambda text: Path(path_text(text)), metavar="DIR")
+    parser.add_argument("--workdir", type=workdir_path, metavar="DIR")
     instead = parser.add_mutually_exclusive_group()
     for flag in ("--show", "--dry_run", "--eval_only"):
         instead.add_argument(flag, action="store_true")

@@ -89,6 +89,7 @@ CASES: dict[str, Case] = {
     "a long field": plain(GLA, f"--config.{'a.' * 3000}b=1", told="there is no field config.a.a."),
     # work directories
     "no work directory": tiny("--workdir=", told=("--workdir", "name a file or a directory")),
+    "a work directory of odd bytes": tiny("--workdir=run\udcff", told=("--workdir: 'run\\udcff'", "checkpoints")),
     "work directory is a file": made(
         lambda d: write(d, "file", ""), "--workdir={}", told=("--workdir", "file is a file; name a directory")
     ),
