@@ -74,7 +74,7 @@ def _backward(structure: Structure, impl: str, reverse: bool, chunk: int, kept: 
     A, h, h0 = kept
     g, g_last = cotangents
     end = 0 if reverse else -1
-    g = jax.tree.map(lambda g, last: g.at[end].add(last), g, g_last)
+    g = jax.tree.map(lambda g, last: _added(g, last, end), g, g_last)
     nothing = jax.tree.map(jnp.zeros_like, h0)
     adjoint = structure.transpose(jax.tree.map(lambda x: _shifted(x, not reverse), A))
     l, _ = _solve(structure, impl, not reverse, chunk, adjoint, g, nothing)
@@ -105,7 +105,7 @@ def _associative(structure: Structure, A: Tree, b: Tree, h0: Tree, reverse: bool
     A = every_step(A, b)
     first = -1 if reverse else 0
     entering = structure.act(_at(A, first), h0)
-    b = jax.tree.map(lambda b, x: b.at[first].add(x), b, entering)
+    b = jax.tree.map(lambda b, x: _added(b, x, first), b, entering)
     return lax.associative_scan(partial(_then, structure), (A, b), reverse=reverse)[1]
 
 
@@ -122,8 +122,8 @@ def _chunked(structure: Structure, A: Tree, b: Tree, h0: Tree, reverse: bool, ch
     b = jax.tree.map(lambda x: _cut(x, pad, chunk), b)
     through, local = lax.associative_scan(partial(_then, structure), (A, b), reverse=reverse, axis=1)
     end = 0 if reverse else -1
-    exits = jax.tree.map(lambda x: x[:, end], (through, local))
-    h, _ = _sequential(structure, *exits, h0, reverse)
+    leaving, exits = jax.tree.map(lambda x: x[:, end], (through, local))
+    h, _ = _sequential(structure, leaving, exits, h0, reverse)
     entering = jax.tree.map(lambda h, h0: _entering(h, h0, reverse)[:, None], h, h0)
     h = jax.tree.map(jnp.add, structure.act(through, entering), local)
     keep = slice(fill, None) if reverse else slice(T)
@@ -188,6 +188,13 @@ def _end(h: Tree, reverse: bool) -> Tree:
 def _entering(h: Array, h0: Array, reverse: bool) -> Array:
     """The state that every step starts from."""
     return jnp.concatenate([h[1:], h0[None]] if reverse else [h0[None], h[:-1]])
+
+
+def _added(x: Array, at_one_end: Array, end: int) -> Array:
+    """x with something added to its first (0) or last (-1) entry; `.at[]` would break second derivatives inside a scan."""
+    if end == 0:
+        return jnp.concatenate([x[:1] + at_one_end[None], x[1:]])
+    return jnp.concatenate([x[:-1], x[-1:] + at_one_end[None]])
 
 
 def _shifted(x: Array, reverse: bool) -> Array:

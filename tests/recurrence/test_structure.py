@@ -72,6 +72,20 @@ def test_second_derivatives():
         assert jnp.allclose(curvature(impl), curvature("sequential"), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("impl", ["associative", "chunked"])
+def test_second_derivatives_inside_a_loop(impl):
+    args = varying(7, 0, jnp.float32)
+
+    def looped(a, b, impl):
+        return jax.lax.fori_loop(0, 3, lambda _, h: linear_scan(a * jnp.cos(h), b, impl=impl, chunk=4)[0], b).sum()
+
+    def of_gradients(a, impl):
+        return sum(jnp.sin(x).sum() for x in jax.grad(looped, (0, 1))(a, args["b"], impl))
+
+    want = jax.grad(of_gradients)(args["a"], "sequential")
+    assert jnp.allclose(jax.grad(of_gradients)(args["a"], impl), want, rtol=1e-3, atol=1e-3)
+
+
 def test_the_sequential_form_has_forward_derivatives():
     args = varying(9, 0, jnp.float32)
     _, tangent = jax.jvp(lambda b: linear_scan(args["a"], b, impl="sequential")[0], (args["b"],), (args["b"],))
