@@ -13,7 +13,8 @@ per byte mean the same for every tokenizer.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,12 +124,8 @@ class HuggingFaceTokenizer(_Saved):
             import tokenizers
         except ImportError:
             raise ConfigError(f"{where} needs the package tokenizers: pip install 'paperlab[hf]'") from None
-        try:
+        with _told(f"{where} is not a Hugging Face tokenizer.json"):
             self._tokenizer = tokenizers.Tokenizer.from_str(definition)
-        except BaseException as error:  # the package raises a bare Exception, and panics with none
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            raise ConfigError(f"{where} is not a Hugging Face tokenizer.json: {str(error).split(chr(10))[0]}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._definition, self._where = definition, where
@@ -143,9 +140,10 @@ class HuggingFaceTokenizer(_Saved):
 
     def encode(self, text: str) -> list[int]:
         try:
-            return self._tokenizer.encode(text.encode().decode(), add_special_tokens=False).ids
+            text.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(f"{text[error.start : error.end]!r} is no character: {self._where} takes UTF-8") from None
+        return self._encoding(text).ids
 
     def encode_bytes(self, content: bytes) -> np.ndarray:
         return self.encode_document(content)[0]
@@ -153,7 +151,7 @@ class HuggingFaceTokenizer(_Saved):
     def encode_document(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Token i ends where its last character ends; ids within one character (byte fallback) share its bytes."""
         text = content.decode("utf-8")
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._encoding(text)
         ids = np.asarray(encoding.ids, np.int32)
         if not len(ids):
             return ids, np.zeros(0, np.uint32)
@@ -163,6 +161,10 @@ class HuggingFaceTokenizer(_Saved):
         ends = np.maximum.accumulate(ends)
         ends[-1] = len(content)
         return ids, np.diff(ends, prepend=0).astype(np.uint32)
+
+    def _encoding(self, text: str) -> Any:
+        with _told(f"{self._where} cannot encode this text; its vocabulary lacks something"):
+            return self._tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
         limit = self._tokenizer.get_vocab_size(with_added_tokens=True)
@@ -182,6 +184,17 @@ class HuggingFaceTokenizer(_Saved):
 
     def state(self) -> dict[str, Any]:
         return {"kind": "huggingface", "bos_token": self.bos_token, "tokenizer": json.loads(self._definition)}
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of the package tokenizers, which raises a bare Exception, and panics with not even that, as one line."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ConfigError(f"{what}: {str(error).split(chr(10))[0]}") from None
 
 
 def open_tokenizer(name: str) -> Tokenizer:

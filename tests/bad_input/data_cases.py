@@ -133,6 +133,12 @@ CASES: dict[str, Case] = {
     "damaged saved tokenizer": made(
         lambda d: write(d, "t.json", '{"kind": "ids"}'), TOKENIZER, told=("t.json is damaged", "'vocab_size'")
     ),
+    "tokenizer that lacks a word": made(
+        lambda d: write(d, "t.json", words_tokenizer(d).read_text().replace("[UNK]", "[NKU]", 1)),
+        TOKENIZER,
+        "--config.data.cache_dir={}",
+        told=("t.json cannot encode this text", "[UNK]"),
+    ),
     "text that is not UTF-8": made(
         lambda d: [words_tokenizer(d), write(d, "a/a.txt", b"caf\xe9 " * 99)][1].parent,
         PATH,
