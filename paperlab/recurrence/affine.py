@@ -191,7 +191,10 @@ def _entering(h: Array, h0: Array, reverse: bool) -> Array:
 
 
 def _added(x: Array, at_one_end: Array, end: int) -> Array:
-    """x with something added to its first (0) or last (-1) entry; `.at[]` would break second derivatives inside a scan."""
+    """x with something added to its first (0) or last (-1) entry.
+
+    Not by `.at[]`, nor padding by `jnp.pad`: their constants mix up what a custom_vjp keeps in second derivatives of a scan.
+    """
     if end == 0:
         return jnp.concatenate([x[:1] + at_one_end[None], x[1:]])
     return jnp.concatenate([x[:-1], x[-1:] + at_one_end[None]])
@@ -206,8 +209,8 @@ def _shifted(x: Array, reverse: bool) -> Array:
 
 
 def _cut(x: Array, pad: tuple[int, int], chunk: int) -> Array:
-    x = jnp.pad(x, (pad, *((0, 0),) * (x.ndim - 1)))
-    return x.reshape(-1, chunk, *x.shape[1:])
+    before, after = (jnp.zeros_like(x, shape=(n, *x.shape[1:])) for n in pad)
+    return jnp.concatenate([before, x, after]).reshape(-1, chunk, *x.shape[1:])
 
 
 def _sum_to(x: Array, like: Array) -> Array:
