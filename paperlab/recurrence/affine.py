@@ -193,7 +193,8 @@ def _entering(h: Array, h0: Array, reverse: bool) -> Array:
 def _added(x: Array, at_one_end: Array, end: int) -> Array:
     """x with something added to its first (0) or last (-1) entry.
 
-    Not by `.at[]`, nor padding by `jnp.pad`: their constants mix up what a custom_vjp keeps in second derivatives of a scan.
+    Not by `.at[]`, nor padding by `jnp.pad`: arrays made inside mix up what a custom_vjp keeps, in second derivatives of a lax.scan
+    around it (jax 0.11.2).
     """
     if end == 0:
         return jnp.concatenate([x[:1] + at_one_end[None], x[1:]])
@@ -209,8 +210,8 @@ def _shifted(x: Array, reverse: bool) -> Array:
 
 
 def _cut(x: Array, pad: tuple[int, int], chunk: int) -> Array:
-    before, after = (jnp.zeros_like(x, shape=(n, *x.shape[1:])) for n in pad)
-    return jnp.concatenate([before, x, after]).reshape(-1, chunk, *x.shape[1:])
+    x = lax.pad(x, x.dtype.type(0), ((*pad, 0), *((0, 0, 0),) * (x.ndim - 1)))
+    return x.reshape(-1, chunk, *x.shape[1:])
 
 
 def _sum_to(x: Array, like: Array) -> Array:
