@@ -72,7 +72,7 @@ def _silence() -> None:
     if any(isinstance(one, _Abandoned) for one in logger.filters):
         return
     logger.addFilter(_Abandoned())
-    warnings.filterwarnings("ignore", message="coroutine '_read_", category=RuntimeWarning)
+    warnings.filterwarnings("ignore", message="coroutine '(_read_|Store[.])", category=RuntimeWarning)
 
     def unraisable(found: Any) -> None:
         theirs = isinstance(found.object, CoroutineType) and ORBAX in found.object.cr_code.co_filename
@@ -85,7 +85,9 @@ def _silence() -> None:
 
 def forget_failed_reads() -> None:
     """Frees what the frames of a failed read still hold: it may be as large as the model."""
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that were never awaited
+        gc.collect()
 
 
 def _of_orbax(trace: TracebackType | None) -> bool:

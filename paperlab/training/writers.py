@@ -98,7 +98,7 @@ def _parse(raw: bytes) -> tuple[list[dict[str, Any]], int]:
     """The lines that are objects with a step, and how many others there were before the last."""
     lines, damaged = [], 0
     *texts, last = raw.split(b"\n")
-    for text in [*texts, last] if last else texts:
+    for text in [*texts, last]:
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):

@@ -59,7 +59,7 @@ class Round:
         errors = [line for line in err.splitlines() if line.startswith("error:")]
         if status not in allowed:
             raise RoundError(f"status {status}, expected {sorted(allowed)}: {err.strip()[-300:] or process.out[-300:]}")
-        if "Traceback" in err or "Exception ignored" in err:
+        if any(sign in err for sign in ("Traceback", "Exception ignored", "never awaited", "never retrieved")):
             raise RoundError(f"a traceback (status {status}): {err.strip()[:300]}")
         if len(errors) != (status in (FAILED, REFUSED)):
             raise RoundError(f"{len(errors)} lines of error with status {status}: {err.strip()[:300]}")
