@@ -88,6 +88,24 @@ def test_clock_leaves_pauses_out_and_counts_time_before(monkeypatch):
     assert watch.median() == 40.0  # the first window is the warm-up
 
 
+def test_the_share_of_time_spent_waiting_for_data_is_reported(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("paperlab.training.metrics.time.monotonic", lambda: now[0])
+
+    def batches():
+        for seconds in (3.0, 1.0, 0.0):
+            now[0] += seconds
+            yield seconds
+
+    watch = Clock(per_step=10, unit="tokens_per_second", flops=None, peak=None)
+    watch.start(0)
+    shares = []
+    for step, _ in enumerate(watch.waiting(batches()), 1):
+        now[0] += 1.0
+        shares.append(watch.report(step, 3)["data_wait"])
+    assert shares == [0.75, 0.5, 0.0]
+
+
 # evaluators
 
 

@@ -11,10 +11,11 @@ import pytest
 from paperlab.errors import ConfigError
 from paperlab.training import setup
 from paperlab.training.checkpoint import all_steps, restore
+from paperlab.training.evaluation import Evaluators
 from paperlab.training.loop import train
 from paperlab.training.metrics import NonFiniteError
 from paperlab.training.writers import read
-from tests.training.tiny_task import TinyTask, tiny_config
+from tests.training.tiny_task import TinyTask, draw, tiny_config
 
 
 class Killed(BaseException):
@@ -80,7 +81,7 @@ def test_lines_that_a_lost_part_of_a_run_wrote_are_dropped(tmp_path):
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "val_loss" in line] == [4, 6]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signal_finishes_the_step_and_saves(tmp_path, whole, number):
     before = signal.getsignal(number)
     summary = train(tiny_config(**EMA), tmp_path, TinyTask(), on_step=stop_at(3, lambda: os.kill(os.getpid(), number)))
@@ -182,6 +183,29 @@ def test_nan_at_a_checkpoint_step_is_not_saved(tmp_path):
     with pytest.raises(NonFiniteError, match="step 5"):
         train(tiny_config(train__checkpoint_every=5), tmp_path, PoisonedTask())
     assert all_steps(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"), [("val_los", "did you mean 'val_loss'"), ("q", "there are val_loss, val_root")]
+)
+def test_a_best_metric_that_nothing_reports_is_refused_before_anything_is_made(tmp_path, metric, told):
+    with pytest.raises(ConfigError, match=rf"config\.checkpoint\.best_metric='{metric}': .*{told}"):
+        train(tiny_config(checkpoint__best_metric=metric), tmp_path, TinyTask())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert train(tiny_config(checkpoint__best_metric="", train__steps=1), tmp_path, TinyTask())["status"] == "complete"
+    derived = tiny_config(checkpoint__best_metric="val_root", train__steps=2)
+    assert train(derived, tmp_path, TinyTask())["status"] == "complete"
+
+
+def test_to_look_for_the_names_of_metrics_costs_no_second_trace():
+    config, task = tiny_config(), TinyTask()
+    ready = setup.prepare(config, task)
+    evaluators = Evaluators(config, task, ready.mesh)
+    with jax.set_mesh(ready.mesh):
+        assert evaluators.names(ready.shapes, ready.batch) == {"val_loss", "val_root"}
+        state = setup.init_state(config, task, ready, draw(0))
+        assert set(evaluators.everything(state)) == {"val_loss", "val_root"}
+    assert evaluators.traces == 1
 
 
 class ShortTask(TinyTask):
