@@ -1,6 +1,6 @@
 """Values of fields that no run can use."""
 
-from tests.bad_input.cases import Case, tiny
+from tests.bad_input.cases import Case, made, tiny, write
 
 MQAR = (
     "--config.data.sequence_length=64",
@@ -107,6 +107,19 @@ CASES: dict[str, Case] = {
     ),
     "a program of nobody": one("program=search", "no program is called 'search'"),
     "slug": one("slug=../../elsewhere", "plain name"),
+    # the device
+    "a model larger than the device": tiny(
+        f"--config.model.width={2**20}",
+        told=("config.model: the state needs", "on a device that has", "config.mesh.fsdp"),
+    ),
+    "a batch larger than the device": made(
+        lambda d: write(d, "long/a.txt", "abc " * 500_000).parent,
+        "--config.data.path={}",
+        "--config.data.batch_size=16384",
+        "--config.data.sequence_length=64",
+        "--config.data.vocab_size=100000",
+        told=("config.data.batch_size: the compiled step needs", "on a device that has", "micro_batches"),
+    ),
     # mixers
     "gate": one("mixers.gla.gate=chanel", "did you mean 'channel'?"),
     "gla kv_heads": one("mixers.gla.kv_heads=3", "must divide config.model.heads=2"),

@@ -43,9 +43,12 @@ def test_a_run_that_cannot_be(name, tmp_path, capsys):
         arguments.append(f"--workdir={workdir}")
     before = files(tmp_path)
     status = main(arguments)
-    check_one_line(capsys.readouterr().err, case.told)
+    shown = capsys.readouterr()
+    check_one_line(shown.err, case.told)
     assert status == case.status
     assert files(tmp_path) == before
+    if name.startswith("data"):  # said before a model is made
+        assert "params/" not in shown.out
 
 
 def test_there_are_enough_of_them():
