@@ -193,7 +193,9 @@ def damaged_checkpoint_file(run: Round) -> None:
     """Any file of the newest checkpoint is flipped, cut, missing or garbage."""
     run.take_half()
     newest = run.checkpoints()[-1]
-    run.hurt(run.rng.choice(files_of(newest)))
+    files = files_of(newest)
+    read = [file for file in files if file.name not in ("commit_success.txt", "_CHECKPOINT_METADATA", "_sharding")]
+    run.hurt(run.rng.choice(read if run.rng.random() < 0.8 else files))
     before = run.checkpoints()
     process = run.finish()
     said = process.out.count(" is damaged (")
@@ -277,7 +279,7 @@ def damaged_notes(run: Round) -> None:
 
 def full_disk(run: Round) -> None:
     """The disk is full at some point; when there is room the same command goes on."""
-    kilobytes = run.rng.randrange(8, 1100)
+    kilobytes = run.rng.randrange(8, 900)
     run.note(f"{kilobytes} KiB")
     run.workdir.mkdir()
     mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(run.workdir))
