@@ -28,6 +28,7 @@ was lost (134 where jax's own runtime saw it first).
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         status = _tell(error, "stopped at once; the checkpoints that were complete are kept", AT_ONCE)
     except BaseException as error:
         distributed.fail(error, f"{type(error).__name__}: {error}".split("\n")[0], 1)
+        if distributed.processes() > 1:  # a way out through jax's exit would wait for processes that have gone
+            traceback.print_exc()
+            distributed.leave(1)
         raise
     distributed.leave(status)
     return status

@@ -7,10 +7,10 @@ jax's multi-controller runtime computes; here is only what surrounds it.
     values = gather(value)        small values of all processes
     fail(error line), leave()     all end together
 
-In a run of one process all of this does nothing. Bounds: processes that do not come, or a coordinator that does not answer, are
-reported after `start_timeout` seconds (300); a process that dies ends the others at once; a machine that falls silent
-ends them after `lost_timeout` seconds (100). Exit status of those that end for another's sake: that of the one which
-failed, 1 where one was lost, or 134 where jax's own runtime was quicker to end the process.
+In a run of one process, and in one whose processes another program has joined, all of this does nothing. Bounds: processes that
+do not come, or a coordinator that does not answer, are reported after `start_timeout` seconds (300); a process that dies ends the
+others at once; a machine that falls silent ends them after `lost_timeout` seconds (100). Exit status of those that end for
+another's sake: that of the one which failed, 1 where one was lost, or 134 where jax's own runtime was quicker to end the process.
 """
 
 import os
@@ -128,7 +128,7 @@ def fail(error: BaseException, line: str, status: int) -> bool:
         return True
     _failed = True
     lowered = str(error).lower()
-    distant = not isinstance(error, ConfigError) and any(sign in lowered for sign in COMMUNICATION)
+    distant = not isinstance(error, ConfigError | OSError) and any(sign in lowered for sign in COMMUNICATION)
     return _line.fail(status, line.removeprefix("error: "), patience=_silence + 10 if distant else 0.0)
 
 
