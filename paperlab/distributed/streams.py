@@ -41,7 +41,7 @@ def divide(process: int) -> None:
     if process:
         output = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
     else:
-        output = os.fdopen(os.dup(1), "w", buffering=1, encoding=sys.stdout.encoding, errors="replace")
+        output = os.fdopen(os.dup(1), "w", buffering=1, encoding=sys.stdout.encoding, errors="backslashreplace")
     command = [sys.executable, "-I", "-S", relay.__file__, str(process)]
     helper = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
