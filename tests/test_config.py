@@ -149,6 +149,13 @@ def test_only_what_changes_the_mathematics_names_the_run():
         assert bool(differences(mathematics(one), mathematics(other))) is not same, path
 
 
+def test_minus_zero_is_zero():
+    one, other = load_experiment(GLA), load_experiment(GLA)
+    one.optim.weight_decay, other.optim.weight_decay = 0.0, -0.0
+    assert mathematics(resolve(one)) == mathematics(resolve(other))
+    assert digest(resolve(one)) == digest(resolve(other))
+
+
 def test_a_work_directory_refuses_another_mathematics_and_records_the_rest(tmp_path):
     config = resolve(load_experiment(GLA))
     path = tmp_path / "run"

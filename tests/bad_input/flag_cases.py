@@ -52,6 +52,10 @@ CASES: dict[str, Case] = {
         f"{BASE}def get_config(v):\n    c = base_config()\n    with c.ignore_type():\n        c.model.width = True\n    return c",
         told=("config.model.width=True: must be a whole number",),
     ),
+    "an endless learning rate": experiment(
+        f"{BASE}def get_config(v):\n    c = base_config()\n    c.optim.lr = float('inf')\n    return c",
+        told=("config.optim.lr=inf: must be a finite number",),
+    ),
     "no such variant": plain(f"{GLA}:no_gat", told=("no variant 'no_gat'", "did you mean 'no_gate'?")),
     "no variants at all": experiment(
         "VARIANTS = {'': 1}\ndef get_config(v):\n    return 1", variant=":a", told="has no variant 'a': it has none"
