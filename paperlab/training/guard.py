@@ -59,7 +59,7 @@ def watch(guard: Guard, loss: Any, nonfinite: Any, rules: Rules) -> tuple[Guard,
 
     Args:
       loss: [], the mean loss of the step; NaN where its batch has no weight, which is no fault but teaches nothing.
-      nonfinite: [], number of entries of loss sum and gradient that are not finite.
+      nonfinite: [], number of entries of loss sum, gradient and new parameters that are not finite.
 
     Returns:
       (the guard after the step, bool [] whether the step counts, float32 [] deviations above the mean: 0 for no spike).

@@ -15,11 +15,8 @@ import jax
 Batch = TypeVar("Batch")
 
 Sums = dict[str, list[float]]
-WATCHED = (
-    "nonfinite",
-    "spike",
-    "discarded_in_a_row",
-)  # for the guard, not for the writers: 0 in every step that counts
+# For the guard, not for the writers: 0 in every step that counts.
+WATCHED = ("nonfinite", "nonfinite_parameters", "spike", "discarded_in_a_row")
 
 
 class FaultError(RuntimeError):
@@ -38,7 +35,7 @@ class FaultError(RuntimeError):
 
 
 class NonFiniteError(FaultError):
-    """Loss or gradient is NaN or infinite."""
+    """Loss, gradient or the parameters that they lead to are NaN or infinite."""
 
     cause, advice = "nonfinite", "lower config.optim.lr, set config.optim.clip, or look at the batch"
 
@@ -96,12 +93,15 @@ class Meter:
 
 def _refuse(step: int, values: Any) -> None:
     """Raises the fault that the device has found, if it has."""
-    bad, spike, row = (float(values[name][0]) for name in WATCHED)
+    bad, broken, spike, row = (float(values[name][0]) for name in WATCHED)
     loss, weight = (float(x) for x in values["loss"])
     mean = loss / weight if weight else loss
     if bad or not math.isfinite(loss):
         norm = float(values["grad_norm"][0])
         what = f"step {step}: loss {mean:.6g} and gradient norm {norm:.6g} are not finite ({bad:.0f} entries)"
+        raise NonFiniteError(what, step=step, row=int(row))
+    if broken:
+        what = f"step {step}: its update would make {broken:.0f} parameters NaN or infinite (loss {mean:.6g})"
         raise NonFiniteError(what, step=step, row=int(row))
     if spike:
         what = f"step {step}: loss {mean:.6g} is a spike, {spike:.3g} deviations above its running mean"

@@ -35,9 +35,10 @@ def make_train_step(
     """`train_step(state, batch, key, lr_scale=1.0) -> (state, metrics)`, to be jitted, scanned or vmapped.
 
     metrics: the task's (sum, weight) pairs, "loss", "grad_norm" (before clipping), "learning_rate"; "nonfinite": the
-    number of entries of loss and gradient that are not finite; "spike": by how many deviations the loss stands above its
-    running mean where that makes it a spike, else 0. A step with either of these two changes nothing but the counts of
-    steps and data. `rules` say what a spike is; without them none is.
+    number of entries of loss and gradient that are not finite; "nonfinite_parameters": the same of the parameters after
+    the update; "spike": by how many deviations the loss stands above its running mean where that makes it a spike, else
+    0. A step with any of these three changes nothing but the counts of steps and data. `rules` say what a spike is;
+    without them none is.
     """
     watched = guard.Rules() if rules is None else rules
     gradient = make_gradient(task, optimizer, micro_batches)
@@ -46,13 +47,15 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
         grads, (loss, weight), metrics, task_state = gradient(state, batch, key)
         nonfinite = count_nonfinite((grads, loss))
-        seen, counts, spike = guard.watch(state.guard, loss / weight, nonfinite, watched)
         params, opt_state, rate = update(optimizer, grads, state, lr_scale)
+        broken = count_nonfinite(select(params, optimizer.trained))
+        seen, counts, spike = guard.watch(state.guard, loss / weight, nonfinite + broken, watched)
         one = jnp.ones((), jnp.float32)
         own = {
             "grad_norm": (optax.tree.norm(grads), one),
             "learning_rate": (rate, one),
             "nonfinite": (nonfinite, one),
+            "nonfinite_parameters": (broken, one),
             "spike": (spike, one),
             "discarded_in_a_row": (seen.row.astype(jnp.float32), one),
         }

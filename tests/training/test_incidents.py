@@ -30,8 +30,8 @@ def config(policy, **changes):
     return tiny_config(**{"train__steps": STEPS, "train__ema_decay": 0.9, "faults__policy": policy, **changes})
 
 
-def final(workdir, step=STEPS):
-    one = config("stop")
+def final(workdir, step=STEPS, **changes):
+    one = config("stop", **changes)
     return restore(workdir / "checkpoints" / str(step), setup.prepare(one, FaultyTask()).shapes).tree
 
 
@@ -219,6 +219,19 @@ def test_a_spike_is_a_fault_when_asked_for(tmp_path, policy):
     assert all(line["loss"] < 50 for line in without_times(tmp_path) if "loss" in line)
     off = train(config(policy), tmp_path / "off", task)
     assert off["incidents"] == {"skip": 0, "rollback": 0}
+
+
+def test_an_update_that_would_break_the_parameters_is_no_update(tmp_path):
+    """Loss and gradient are finite, the rate is not of this world: no checkpoint ever holds what came of it."""
+    rate = {"optim__name": "sgd", "optim__clip": 0.0, "optim__lr": 3e38, "faults__skips": 99}
+    wild = FaultyTask(wild=range(400))
+    told = r"step 1: its update would make \d+ parameters NaN or infinite"
+    with pytest.raises(NonFiniteError, match=told):
+        train(config("stop", **rate), tmp_path / "stop", wild)
+    assert train(config("skip", **rate), tmp_path / "skip", wild)["incidents"]["skip"] == STEPS
+    start = by_hand(wild, bad=range(STEPS))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(start.params))
+    assert_same(final(tmp_path / "skip", **rate).params, start.params)
 
 
 def test_the_last_step_is_watched_too(tmp_path):

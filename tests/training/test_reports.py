@@ -16,7 +16,7 @@ from paperlab.training.checkpoint import Checkpoints
 from paperlab.training.evaluation import Evaluators
 from paperlab.training.loop import train
 from paperlab.training.mesh import make_mesh
-from paperlab.training.metrics import Clock, Meter, NonFiniteError
+from paperlab.training.metrics import WATCHED, Clock, Meter, NonFiniteError
 from paperlab.training.paths import parameter_table
 from paperlab.training.peaks import peak_flops
 from paperlab.training.profiling import parse_range
@@ -27,7 +27,7 @@ from tests.training.tiny_task import TinyTask, draw, tiny_config
 
 
 def metrics(loss, weight=1.0, nonfinite=0.0):
-    watched = {"nonfinite": (nonfinite, 1.0), "spike": (0.0, 1.0), "discarded_in_a_row": (0.0, 1.0)}
+    watched = {**dict.fromkeys(WATCHED, (0.0, 1.0)), "nonfinite": (nonfinite, 1.0)}
     return {"loss": (loss * weight, weight), "grad_norm": (1.0, 1.0), **watched}
 
 
