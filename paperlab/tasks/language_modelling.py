@@ -131,7 +131,7 @@ class LanguageModelling:
         """(sum, weight) pairs of one batch."""
         weights = batch["weights"]
         total = (nll_BxT * weights).sum()
-        right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
+        right = _is_argmax(logits, batch["targets"]).astype(jnp.float32)
         return {
             "loss": (total, weights.sum()),
             "bits_per_byte": (total / math.log(2), (batch["bytes"] * weights).sum()),
@@ -193,3 +193,11 @@ def _cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array
     logits = logits_BxTxV.astype(jnp.promote_types(logits_BxTxV.dtype, jnp.float32))
     chosen = jnp.take_along_axis(logits, targets_BxT[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def _is_argmax(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+    """Is the target the first of the largest logits? XLA vectorises this on a CPU; `argmax` takes three times as long."""
+    logits, targets = jax.lax.stop_gradient(logits_BxTxV), targets_BxT[..., None]
+    largest = logits == logits.max(-1, keepdims=True)
+    earlier = jnp.arange(logits.shape[-1]) < targets
+    return jnp.take_along_axis(largest, targets, axis=-1)[..., 0] & ~(largest & earlier).any(-1)

@@ -9,6 +9,7 @@ import pytest
 
 from paperlab.config import ConfigError, load_experiment, resolve
 from paperlab.discovery import find
+from paperlab.tasks import language_modelling
 
 
 @pytest.fixture
@@ -107,3 +108,11 @@ def test_recall_counts_only_the_answers():
     _, weight, aux = jax.jit(task.loss)(params, state, batch, jax.random.key(1), 0)
     assert weight == 4 * config.task.num_pairs
     assert set(aux["metrics"]) == {"loss", "accuracy"}
+
+
+def test_a_prediction_is_right_where_argmax_is_the_target():
+    logits = jax.random.randint(jax.random.key(0), (4, 50, 7), 0, 4).astype(jnp.float32)  # ties almost everywhere
+    targets = jax.random.randint(jax.random.key(1), (4, 50), 0, 7)
+    found = language_modelling._is_argmax(logits, targets)
+    np.testing.assert_array_equal(found, logits.argmax(-1) == targets)
+    assert 0 < found.sum() < (logits.max(-1) == jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]).sum()
