@@ -89,7 +89,9 @@ def test_wrong_parquet_column_is_named(tmp_path):
     from pyarrow import parquet
 
     parquet.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(ConfigError, match=r"a\.parquet has no column 'text': set config\.data\.text_field to one of body"):
+    with pytest.raises(
+        ConfigError, match=r"a\.parquet has no column 'text': set config\.data\.text_field to one of body"
+    ):
         open_corpus({"path": str(tmp_path)})
 
 
@@ -123,7 +125,9 @@ def test_unreadable_file_is_named(tmp_path, monkeypatch):
 
 def test_empty_validation_says_how_to_mend_it(tmp_path):
     corpus = open_corpus({"path": text(tmp_path, "a.txt", b"abc"), "validation_share": 0})
-    with pytest.raises(ConfigError, match=r"the validation split of .*a\.txt is empty: give config\.data\.validation_path or"):
+    with pytest.raises(
+        ConfigError, match=r"the validation split of .*a\.txt is empty: give config\.data\.validation_path or"
+    ):
         batches(corpus, "validation", sequence_length=2, batch_size=1)
 
 
