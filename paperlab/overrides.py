@@ -128,7 +128,7 @@ def _number(text: str, path: str) -> float:
         raise ConfigError(f"config.{path}={text}: not a number") from None
     if not math.isfinite(number):
         raise ConfigError(f"config.{path}={text}: must be a finite number")
-    return number + 0.0  # -0.0 is 0.0
+    return number
 
 
 def _parts(text: str, path: str) -> list[str]:

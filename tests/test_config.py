@@ -50,6 +50,9 @@ def test_unused_mixers_are_dropped():
         ("model.mixer", "attention", "attention"),
         ("optim.freeze", "embedding,blocks/.*", ("embedding", "blocks/.*")),
         ("optim.freeze", "", ()),
+        ("optim.freeze", "blocks/(q,k|v)/, a{1,2}$,", ("blocks/(q,k|v)/", "a{1,2}$")),
+        ("mesh.rules", '["embedding$=tensor,fsdp"]', ("embedding$=tensor,fsdp",)),
+        ("seed", "9007199254740993", 2**53 + 1),
         ("seed", "-1", -1),
     ],
 )

@@ -53,15 +53,32 @@ def test_generation_takes_any_bytes_and_ends_quietly_when_nobody_reads(tmp_path)
     done = start("paperlab.generate", *command)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.startswith(b"a \xff b \xc3\xa4")
-    read, write = os.pipe()
-    os.close(read)
-    unread = subprocess.run(
-        [sys.executable, "-m", "paperlab.generate", *command],
-        stdout=write,
-        stderr=subprocess.PIPE,
-        timeout=300,
-        check=False,
-    )
-    os.close(write)
+    unread = start_unread("-m", "paperlab.generate", *command)
     assert unread.returncode == 141
     assert unread.stderr == b"nobody reads the output any more\n"
+
+
+def start_unread(*arguments: str) -> subprocess.CompletedProcess:
+    """Runs Python with these arguments and an output that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        return subprocess.run(
+            [sys.executable, *arguments], stdout=write, stderr=subprocess.PIPE, timeout=300, check=False
+        )
+    finally:
+        os.close(write)
+
+
+def test_what_is_printed_after_the_reader_went_away_does_no_harm():
+    code = """
+from paperlab.commandline import tell
+try:
+    print("something", flush=True)
+except BrokenPipeError as error:
+    status = tell(error)
+print("more")
+raise SystemExit(status)
+"""
+    done = start_unread("-c", code)
+    assert (done.returncode, done.stderr) == (141, b"nobody reads the output any more\n")
