@@ -2,7 +2,8 @@
 
 XLA allocates the temporary memory of a program anew at every call. From the C library's allocator, blocks of that size come
 straight from the system and go straight back: 178 MB a step of the default run, 43,000 page faults, each to clear 4 kB. With the
-settings below they come from one heap that keeps what it has.
+settings below they come from one heap that keeps what it has. The price is memory: the process holds what it once needed,
+compiling included (the default run: 1.05 GB at its peak in place of 0.70).
 """
 
 import ctypes
