@@ -144,4 +144,4 @@ def test_claims_that_cannot_be_run(name, tmp_path, capsys):
     assert claims.main(CLAIMS[name].arguments(tmp_path)) == 2
     shown = capsys.readouterr()
     check_one_line(shown.err, CLAIMS[name].told)
-    assert "holds" not in shown.out  # no claim was run in vain
+    assert "root" in name or shown.out == ""  # no claim was run in vain
