@@ -1,11 +1,11 @@
 """Measures speed and records it.
 
-    python -m paperlab.bench [NAME ...] [--json=FILE] [--quick] [--list] [--config=experiments/gla.py] [--root=results/bench]
+    python -m paperlab.bench [NAME ...] [--json=FILE] [--quick] [--list] [--tune] [--config=FILE[:VARIANT]] [--root=results/bench]
 
 Without names all are run. Each writes results/bench/NAME.json; with --json=FILE all that were asked for go into that one file
 instead. --quick takes the smallest sizes, only to see that everything runs: its numbers mean nothing, aims are left out, and
-nothing is written without --json. Exit status: 0 when everything ran, whether or not the aims were met; 1 when a benchmark
-failed; 2 for an unknown name.
+nothing is written without --json. --tune keeps what `recurrence` found fastest as the table behind `impl="auto"`. Exit status:
+0 when everything ran, whether or not the aims were met; 1 when a benchmark failed; 2 for an unknown name.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def _flags(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="one file for all rows")
     parser.add_argument("--quick", action="store_true", help="smallest sizes, to see that it runs")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and run none")
+    parser.add_argument("--tune", action="store_true", help="keep the fastest implementations as the choice of auto")
     parser.add_argument("--config", default="experiments/gla.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--root", type=Path, default=Path("results/bench"))
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -88,7 +89,7 @@ def measure(chosen: dict[str, ModuleType], flags: argparse.Namespace) -> list[di
     """Runs the benchmarks one after another, prints and records each as soon as it is done; returns the documents."""
     from paperlab import devices
 
-    options = record.Options(quick=flags.quick, config=flags.config)
+    options = record.Options(quick=flags.quick, config=flags.config, tune=flags.tune)
     version = provenance.git_version()
     devices.keep_compiled_programs()
     print(devices.describe(), flush=True)

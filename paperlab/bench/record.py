@@ -22,10 +22,11 @@ from paperlab.workdir import write_atomically
 @dataclass(frozen=True)
 class Options:
     """What a benchmark is told: `quick` asks for the smallest sizes at which everything runs; `config` is the
-    experiment whose default is measured."""
+    experiment whose default is measured; `tune` asks those that choose between implementations to keep what they found."""
 
     quick: bool = False
     config: str = "experiments/gla.py"
+    tune: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,44 @@
-"""Which implementation `impl="auto"` means: the fastest that was measured on this backend, at the nearest length and width."""
+"""Which implementation `impl="auto"` means: the fastest that was measured on this kind of device, at the nearest length and width.
+
+The table is tuned.json, which `python -m paperlab.bench recurrence --tune` writes. What it does not hold (another device, another
+recurrence) follows its nearest relative: on a CPU the sequential form; elsewhere, not measured, the associative one, since there a
+step that waits costs more than the work of a tree.
+"""
+
+import json
+from functools import cache
+from math import log2
+from pathlib import Path
+from typing import Any
 
 import jax
 
+TABLE = Path(__file__).with_name("tuned.json")
 
-def choose(op: str, T: int, width: int, dtype: object) -> str:
-    """The name of the implementation for a recurrence of T steps over `width` numbers."""
-    return "sequential" if jax.default_backend() == "cpu" else "associative"
+
+def choose(op: str, T: int, width: int, dtype: Any, which: str = "both") -> str:
+    """The implementation for a recurrence `op` of T steps over `width` numbers.
+
+    Args:
+      which: "forward" or "both" (with gradients); what is not known when a function is called is taken as "both".
+    """
+    rows = [row for row in table().get(kind(), ()) if row["op"] == op and row["pass"] == which]
+    if not rows:
+        return "sequential" if jax.default_backend() == "cpu" else "associative"
+
+    def distance(row: dict[str, Any]) -> float:
+        return abs(log2(row["T"] / T)) + abs(log2(row["D"] / max(width, 1)))
+
+    return str(min(rows, key=distance)["impl"])
+
+
+def kind() -> str:
+    """The kind of device that a measurement holds for."""
+    device = jax.devices()[0]
+    return "cpu" if device.platform == "cpu" else device.device_kind
+
+
+@cache
+def table() -> dict[str, list[dict[str, Any]]]:
+    """{kind of device: [{"op", "T", "D", "dtype", "pass", "impl"}]}, empty where nothing was measured."""
+    return json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.is_file() else {}

@@ -54,12 +54,14 @@ def to_global(local: Batch, mesh: Mesh) -> Batch:
     sharding = batch_sharding(mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def place(x: Any) -> jax.Array:
-        rows = x.shape[0] * count
-        where = sharding if rows % shards == 0 else NamedSharding(mesh, P())
-        return jax.make_array_from_process_local_data(where, x, (rows, *x.shape[1:]))
+    def where(x: Any) -> NamedSharding:
+        return sharding if x.shape[0] * count % shards == 0 else NamedSharding(mesh, P())
 
-    return jax.tree.map(place, local)
+    if jax.process_count() == 1:
+        return jax.device_put(local, jax.tree.map(where, local))
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(where(x), x, (x.shape[0] * count, *x.shape[1:])), local
+    )
 
 
 def batch_spec(task: Task, mesh: Mesh) -> Batch:
