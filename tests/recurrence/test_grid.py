@@ -63,7 +63,7 @@ def everything(arguments, impl, chunk=8):
     return found, gradients
 
 
-def close(got, want, tolerance=1e-11):
+def assert_close(got, want, tolerance=1e-11):
     def compare(got, want):
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1, float(np.abs(want).max())))
 
@@ -79,9 +79,9 @@ def test_three_orders_of_evaluation_are_one_function(size, missing):
         arguments = drawn(*size, missing)
         want = everything(arguments, "nodes")
         assert jax.tree.leaves(want)[0].dtype == jnp.float64
-        close(everything(arguments, "hierarchical"), want)
+        assert_close(everything(arguments, "hierarchical"), want)
         for chunk in (1, 4) if size == (8, 8) else (2,):
-            close(everything(arguments, "wavefront", chunk), want)
+            assert_close(everything(arguments, "wavefront", chunk), want)
 
 
 @pytest.mark.parametrize("T", [1, 7, 32])
@@ -97,8 +97,8 @@ def test_a_sequence_is_a_grid_of_one_row(T):
             want.append(read * 3**-0.5)
         for impl in ("nodes", "wavefront", "hierarchical"):
             out, leaving = grid_memory(q, k, v, gates, direct, entering=entering, impl=impl, chunk=4)
-            close(out[0, :, 0], np.stack(want))
-            close(leaving.vertical[0, 0], state)
+            assert_close(out[0, :, 0], np.stack(want))
+            assert_close(leaving.vertical[0, 0], state)
 
 
 def test_split_in_both_directions_with_carried_states():
@@ -118,9 +118,9 @@ def test_split_in_both_directions_with_carried_states():
     c, from_c = run(*part(left, bottom), entering=Edges(entering.vertical[:, bottom], from_a.horizontal))
     d, from_d = run(*part(right, bottom), entering=Edges(from_c.vertical, from_b.horizontal))
     joined = jnp.concatenate([jnp.concatenate([a, b], 1), jnp.concatenate([c, d], 1)], 2)
-    close(joined, whole, 1e-5)
-    close(jnp.concatenate([from_b.vertical, from_d.vertical], 1), leaving.vertical, 1e-5)
-    close(jnp.concatenate([from_c.horizontal, from_d.horizontal], 1), leaving.horizontal, 1e-5)
+    assert_close(joined, whole, 1e-5)
+    assert_close(jnp.concatenate([from_b.vertical, from_d.vertical], 1), leaving.vertical, 1e-5)
+    assert_close(jnp.concatenate([from_c.horizontal, from_d.horizontal], 1), leaving.horizontal, 1e-5)
 
 
 def test_exchanging_x_and_y_exchanges_right_and_down():
@@ -129,8 +129,8 @@ def test_exchanging_x_and_y_exchanges_right_and_down():
     turned = Gates(g.source_d, g.source_r, g.du, g.dl, g.ru, g.rl, g.mark_u, g.mark_l)
     want, leaving = grid_memory(q, k, v, gates, direct)
     got, left = grid_memory(*(x.swapaxes(1, 2) for x in (q, k, v)), turned, direct.swapaxes(1, 2))
-    close(got.swapaxes(1, 2), want, 1e-5)
-    close((left.horizontal, left.vertical), (leaving.vertical, leaving.horizontal), 1e-5)
+    assert_close(got.swapaxes(1, 2), want, 1e-5)
+    assert_close((left.horizontal, left.vertical), (leaving.vertical, leaving.horizontal), 1e-5)
 
 
 def test_no_node_sees_what_is_not_to_its_upper_left():
@@ -145,7 +145,7 @@ def test_no_node_sees_what_is_not_to_its_upper_left():
 def test_attention_with_g_is_the_recurrence():
     q, k, v, gates, direct, _ = drawn(4, 6)
     out, _ = grid_memory(q, k, v, gates, direct, impl="nodes")
-    close(attend(q, k, v, gating(gates, direct)), out, 1e-5)
+    assert_close(attend(q, k, v, gating(gates, direct)), out, 1e-5)
 
 
 def test_gates_that_rows_share_are_not_repeated():
@@ -155,7 +155,7 @@ def test_gates_that_rows_share_are_not_repeated():
     want, _ = grid_memory(q, k, v, *jax.tree.map(lambda x: x.repeat(2, 0), (gates, direct)))
     for impl in ("nodes", "wavefront", "hierarchical"):
         got, _ = grid_memory(q, k, v, *jax.tree.map(lambda x: x[0], (gates, direct)), impl=impl, chunk=2)
-        close(got, want, 1e-5)
+        assert_close(got, want, 1e-5)
 
 
 def test_dependent_steps():
@@ -298,14 +298,14 @@ def test_known_grids(name, impl):
             return (a["w"] * out).sum(), out
 
         gradients, out = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)({n: a[n] for n in names})
-        close(out, a["out"])
-        close(gradients, {n: a[f"grad_{n}"] for n in names})
+        assert_close(out, a["out"])
+        assert_close(gradients, {n: a[f"grad_{n}"] for n in names})
         entering = Edges(a["C_left"], a["C_top"])
         run = partial(grid_memory, impl=impl, chunk=2)
         out, leaving = run(a["Q"], a["K"], a["V"], gates_of(a), a["D0"], entering=entering)
-        close((out, leaving), (a["out_from_C"], Edges(a["C_right_last"], a["C_bottom_last"])))
+        assert_close((out, leaving), (a["out_from_C"], Edges(a["C_right_last"], a["C_bottom_last"])))
         if "G_nodirect" in a:
-            close(gating(gates_of(a)), jnp.moveaxis(a["G_nodirect"], (1, 2, 3, 4), (1, 3, 2, 4)))
+            assert_close(gating(gates_of(a)), jnp.moveaxis(a["G_nodirect"], (1, 2, 3, 4), (1, 3, 2, 4)))
 
 
 @KNOWN
@@ -323,11 +323,11 @@ def test_known_sequences(name):
         top = jnp.zeros((*a["Q"].shape[:2], *a["C_initial"].shape[1:]))
         for impl in ("wavefront", "hierarchical"):
             out, leaving = run(impl=impl, entering=Edges(nothing, top))
-            close((out[:, :, 0], leaving.vertical[:, 0]), (a["out"], a["C_last"]))
+            assert_close((out[:, :, 0], leaving.vertical[:, 0]), (a["out"], a["C_last"]))
             out, leaving = run(impl=impl, entering=Edges(a["C_initial"][:, None], top))
-            close((out[:, :, 0], leaving.vertical[:, 0]), (a["out_from_C_initial"], a["C_last_from_C_initial"]))
+            assert_close((out[:, :, 0], leaving.vertical[:, 0]), (a["out_from_C_initial"], a["C_last_from_C_initial"]))
         G = gating(gates)[:, :, 0, :, 0]
-        close(G, a["G_nodirect"][:, 0])
+        assert_close(G, a["G_nodirect"][:, 0])
 
 
 @KNOWN
@@ -336,5 +336,5 @@ def test_known_sum_of_four_directions(name):
     with jax.enable_x64(True):
         a = known(f"fused4_{name}_8x8")
         G = jax.jit(grid.four_directions, compiler_options=QUICK)([gates_of(a, i) for i in range(4)], a["D0"])
-        close(G, jnp.moveaxis(a["G"], (1, 2, 3, 4), (1, 3, 2, 4)))
-        close(attend(a["Q"], a["K"], a["V"], G), a["out"])
+        assert_close(G, jnp.moveaxis(a["G"], (1, 2, 3, 4), (1, 3, 2, 4)))
+        assert_close(attend(a["Q"], a["K"], a["V"], G), a["out"])
