@@ -1,5 +1,6 @@
 """Signals at every stage of a run: before there is anything to save, during an evaluation, a save, twice; and a falling clock."""
 
+import gc
 import itertools
 import json
 import os
@@ -36,6 +37,34 @@ def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     train(tiny_config(**EMA), workdir, TinyTask())
     return workdir, final_state(workdir, tiny_config(**EMA))
+
+
+def lose(number):
+    """Sends a signal from inside a callback of the garbage collector, where Python swallows what is raised."""
+
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        send(number)
+        time.sleep(0.01)
+
+    gc.callbacks.append(callback)
+    gc.collect()
+
+
+def test_a_signal_that_gets_lost_is_found_again(capfd):
+    with signals.at_once():
+        lose(signal.SIGUSR1)
+        with signals.StopRequest() as stop:
+            assert stop.requested()
+            assert stop.name == "SIGUSR1"
+    with signals.at_once(), signals.StopRequest() as stop:
+        assert not stop.requested()
+        send(signal.SIGINT)
+        assert stop.requested()
+        lose(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop.requested()
+    assert capfd.readouterr().err == ""
 
 
 class Signalling(TinyTask):

@@ -5,6 +5,7 @@ noted, and the loop asks between steps, and between the batches of an evaluation
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,18 +19,31 @@ class Interrupted(BaseException):
     """A signal came while there was nothing to save; the text is its name."""
 
 
+_lost: list[str] = []  # what `at_once` raised where nothing can be raised, in a callback of the garbage collector
+
+
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Context in which the signals raise `Interrupted` from wherever the main thread is."""
+    """Context in which the signals raise `Interrupted` from wherever the main thread is.
+
+    Where Python swallows it, since the signal came inside a callback, a `StopRequest` that follows takes it up.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
+        _lost.append(signal.Signals(number).name)
+        raise Interrupted(_lost[-1])
 
-    before = _install(stop)
+    before, hook = _install(stop), sys.unraisablehook
+    sys.unraisablehook = lambda found: None if issubclass(found.exc_type, ASKED) else hook(found)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
+        _lost.clear()
         _restore(before)
+
+
+ASKED = (Interrupted, KeyboardInterrupt)
 
 
 class StopRequest:
@@ -40,8 +54,8 @@ class StopRequest:
     """
 
     def __init__(self, agree_every: int = 1):
-        self._name = ""
-        self._agreed = False
+        self._name = _lost[0] if _lost else ""
+        self._hurry = self._agreed = False
         self._agree_every = max(agree_every, 1)
         self._before: dict[int, Any] = {}
 
@@ -54,6 +68,7 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._name and number == signal.SIGINT:
+            self._hurry = True
             raise KeyboardInterrupt
         self._name = self._name or signal.Signals(number).name
 
@@ -63,9 +78,15 @@ class StopRequest:
         return self._name or "another process"
 
     def requested(self, count: int = 0) -> bool:
-        """Whether to stop after this many steps or batches; 0 is a place where all processes compare notes."""
+        """Whether to stop after this many steps or batches; 0 is a place where all processes compare notes.
+
+        Raises:
+          KeyboardInterrupt: a second SIGINT raised one that got lost, inside a callback of the garbage collector.
+        """
         import jax
 
+        if self._hurry:
+            raise KeyboardInterrupt
         if jax.process_count() == 1:
             return bool(self._name)
         if not self._agreed and count % self._agree_every == 0:
