@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -153,4 +152,4 @@ def _per_row(law, impl, draws, rows):
 def test_there_are_rows():
     assert len(LAWS) >= 4
     assert len({law.name for law in LAWS}) == len(LAWS)
-    assert np.all([law.impls for law in LAWS])
+    assert all(law.impls for law in LAWS)
