@@ -65,7 +65,10 @@ def batches(
     rows = slice(process_index * B // process_count, (process_index + 1) * B // process_count)
     if repeat and order == "shuffled":
         order_of_windows = grain.MapDataset.range(n).shuffle(seed=seed % 2**32).repeat(None)
-        return order_of_windows.batch(B).map(lambda windows_B: cut(stream, windows_B[rows], T))
+        by_batch = (
+            order_of_windows.batch(B) if B > 1 else order_of_windows.map(np.atleast_1d)
+        )  # grain cannot count 2^63 ones
+        return by_batch.map(lambda windows_B: cut(stream, windows_B[rows], T))
     W = -(-n // B)
     starts_R = np.arange(B, dtype=np.int64)[rows] * W
 

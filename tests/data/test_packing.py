@@ -59,6 +59,13 @@ def test_a_shuffled_epoch_holds_every_window_once_and_the_next_in_another_order(
     assert [other[i]["tokens"].tobytes() for i in range(n)] != epochs[0]
 
 
+@pytest.mark.parametrize("order", ["shuffled", "contiguous"])
+def test_batches_of_one_row_can_be_started_anywhere(order):
+    windows = batches(corpus_of(TRAIN), "train", sequence_length=16, batch_size=1, order=order, seed=3)
+    assert windows[5]["tokens"].shape == (1, 16)
+    np.testing.assert_array_equal(windows[5:7][0]["tokens"], windows[5]["tokens"])
+
+
 def test_windows_are_exact():
     batch = cut(stream_of([b"abc", b"de"]), np.array([0, 1, 2]), 3)
     np.testing.assert_array_equal(batch["tokens"], [[256, 97, 98], [99, 256, 100], [101, 256, 256]])
