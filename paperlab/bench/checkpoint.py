@@ -22,7 +22,7 @@ from paperlab.training.setup import local_bytes
 
 SIZES: dict[str, dict[str, Any]] = {
     "default": {},
-    "wide": {"model.width": 512, "model.depth": 6, "model.heads": 4, "model.unroll": 1, "data.sequence_length": 64},
+    "wide": {"model.width": 512, "model.depth": 2, "model.heads": 4, "model.unroll": 1, "data.sequence_length": 16},
 }
 STEPS, ROUNDS = 20, 7
 
