@@ -1,12 +1,14 @@
 """Share of a training step that is spent waiting for data, and what reading costs by itself.
 
 The loop takes a batch, dispatches the step and reads the metrics of the step before, as the trainer does. `waiting` is the time
-inside `next(batches)`, `step` the whole; `reading alone` is a batch with nothing else to do.
+inside `next(batches)`, `step` the whole; `reading alone` is a batch with nothing else to do; `same batch` is the step without any
+reading. The device computes while the host waits for data, so `added_share`, what reading adds to a step, is the smaller number
+wherever the host is ahead of the device.
 """
 
 import time
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import jax
@@ -31,23 +33,26 @@ def rows(options: Options) -> Iterable[Row]:
         subject = prepare(configured(options.config, changes, quick=options.quick))
         stepper, mesh = Stepper(subject), subject.ready.mesh
         dataset = data.open_split(subject.task, "train", mesh)
-        waits, totals, alone = [], [], []
+        waits, totals, alone, same = [], [], [], []
         for turn in range(-1, rounds):
             wait, total = _train(stepper, data.global_batches(dataset, mesh, start=0), steps)
             reading = _read(data.global_batches(dataset, mesh, start=0), steps)
+            _, without = _train(stepper, repeat(subject.batches[0]), steps)
             if turn >= 0:
                 waits.append(wait)
                 totals.append(total)
                 alone.append(reading)
+                same.append(without)
         shares = [wait / total for wait, total in zip(waits, totals, strict=True)]
+        added = [total / without - 1 for total, without in zip(totals, same, strict=True)]
         case = {
             "case": name,
             "order": subject.config.data.order,
             "batch": subject.config.data.batch_size,
             "length": subject.config.data.sequence_length,
         }
-        samples = {"step": totals, "waiting": waits, "reading alone": alone}
-        yield Row(case, samples, {"waiting_share": median(shares)})
+        samples = {"step": totals, "waiting": waits, "reading alone": alone, "same batch": same}
+        yield Row(case, samples, {"waiting_share": median(shares), "added_share": median(added)})
 
 
 def _train(stepper: Stepper, batches: Any, steps: int) -> tuple[float, float]:

@@ -46,13 +46,14 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, key: jax.Array, lr_scale: Any = 1.0) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         grads, (loss, weight), metrics, task_state = gradient(state, batch, key)
-        nonfinite = count_nonfinite((grads, loss))
+        grad_norm = optax.tree.norm(grads)
+        nonfinite = _count_if(~jnp.isfinite(grad_norm + loss), (grads, loss))
         params, opt_state, rate = update(optimizer, grads, state, lr_scale)
         broken = count_nonfinite(select(params, optimizer.trained))
         seen, counts, spike = guard.watch(state.guard, loss / weight, nonfinite + broken, watched)
         one = jnp.ones((), jnp.float32)
         own = {
-            "grad_norm": (optax.tree.norm(grads), one),
+            "grad_norm": (grad_norm, one),
             "learning_rate": (rate, one),
             "nonfinite": (nonfinite, one),
             "nonfinite_parameters": (broken, one),
@@ -126,6 +127,11 @@ def move_average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree
 def count_nonfinite(tree: Tree) -> jax.Array:
     """Number of NaN and Inf entries, as float32 (a count that int32 could not hold need not be exact)."""
     return sum((~jnp.isfinite(leaf)).sum(dtype=jnp.float32) for leaf in jax.tree.leaves(tree))  # type: ignore[return-value]
+
+
+def _count_if(suspect: jax.Array, tree: Tree) -> jax.Array:
+    """`count_nonfinite` where `suspect` says that there may be any, else 0 at no cost."""
+    return lax.cond(suspect, count_nonfinite, lambda _: jnp.zeros((), jnp.float32), tree)
 
 
 def split_batch(batch: Batch, micro_batches: int) -> Batch:
