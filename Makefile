@@ -1,6 +1,6 @@
 # `make run` and `make test` set everything up by themselves. What each target does: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint claims bench faults report notebooks tables lock clean
+.PHONY: help setup setup-kernels run test lint claims bench faults report notebooks tables lock clean
 
 DEVICE ?= $(shell cat .venv/.device 2>/dev/null || echo cpu)
 CONFIG ?= experiments/gla.py
@@ -12,13 +12,17 @@ PY    := .venv/bin/python
 READY := .venv/.ready-$(DEVICE)
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(READY): requirements.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" sh scripts/setup.sh $(DEVICE)
 
 setup: $(READY)  ## Only set up .venv: make setup [DEVICE=cpu|cuda13|tpu] [PYTHON=/path/to/python3.12]
 	@echo "Ready: .venv, for $(DEVICE)."
+
+setup-kernels: $(READY)  ## Also the compilers for TPU and Hopper, for the tests of kernels (1.1 GB)
+	@sh scripts/setup_kernels.sh
+	@echo "Ready: .venv/kernels-compile."
 
 run: $(READY)  ## Train the main job: make run [CONFIG=experiments/gla.py:variant] [ARGS="--config.train.steps=100"]
 	@$(PY) -m paperlab.run --config=$(CONFIG) $(ARGS)
