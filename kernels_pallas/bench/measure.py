@@ -1,0 +1,201 @@
+"""One row: a case of an operation forward, or forward with gradients, by everything that can compute it.
+
+floor_ms           what the bytes (or the operations) of the case take at the measured speed of a copy (of a product)
+serial_ms          the same call for one sequence, one head and 128 channels: no wider one with as many steps is faster
+ratio_to_floor     our time over the floor, ratio_to_serial over serial_ms, ratio_to over every other time of the row
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+
+from kernels_pallas import platforms
+from kernels_pallas.bench import check, xla
+from kernels_pallas.bench.device import Ceilings
+from kernels_pallas.bench.record import Row
+from kernels_pallas.bench.subject import Subject
+from kernels_pallas.bench.timing import Plan, Samples, interleaved, median, quartiles
+from kernels_pallas.bench.torch_side import TorchPeers
+from kernels_pallas.op import Case, Op
+
+PASSES = ("forward", "both")
+NARROW = {"B": 1, "H": 1, "D": 128}
+
+
+class Setting(NamedTuple):
+    """What every row is measured with. torch: the other process, or None; foreign: kernels of other packages too."""
+
+    ceilings: Ceilings
+    plan: Plan
+    torch: TorchPeers | None = None
+    foreign: bool = False
+    most_sets: int = 8
+    narrow: bool = True
+
+
+def rows(op: Op, case: Case, setting: Setting, passes: tuple[str, ...] = PASSES) -> list[Row]:
+    """The rows of a case, one a pass."""
+    subject = Subject(op, case, most_sets=setting.most_sets)
+    right = check.wanted(subject)
+    return [row(subject, which, right, setting) for which in passes]
+
+
+def row(subject: Subject, which: str, right: check.Wanted, setting: Setting) -> Row:
+    """One row."""
+    contenders = [*xla.own(subject), *xla.others(subject.op.name, foreign=setting.foreign)]
+    errors: dict[str, float | None] = {}
+    refused: dict[str, str] = {}
+    calls = {}
+    for program in compile_all(contenders, subject, which, refused):
+        label = program.contender.label
+        try:
+            errors[label] = wrong = _error(program, subject, which, right)
+            if wrong is not None and wrong > check.limit(subject.case):
+                refused[label] = f"wrong: relative error {wrong:.2g} against float64"
+                continue
+            calls[label] = xla.calls(program, subject, which)
+            jax.block_until_ready(calls[label](0))
+        except Exception as error:
+            refused[label] = xla.short(error)
+            calls.pop(label, None)
+    samples = interleaved(calls, setting.plan, jax.block_until_ready) if calls else {}
+    calls.clear()
+    if setting.torch is not None:
+        samples |= _from_torch(setting.torch, subject, which, right, setting.plan, errors, refused)
+    narrow = _serial(subject, which, setting) if setting.narrow else None
+    return made(subject, which, samples, errors, refused, setting.ceilings, narrow)
+
+
+def checked(op: Op, case: Case) -> list[Row]:
+    """The errors of our own implementations in every pass, no times; the TPU kernel by its interpreter where there is no kernel."""
+    subject = Subject(op, case, most_sets=1)
+    right = check.wanted(subject)
+    contenders = xla.own(subject)
+    if platforms.platform() not in platforms.PLATFORMS:
+        contenders.insert(0, xla.implementation(op, "interpret", "interpret"))
+    found = []
+    for which in PASSES:
+        errors: dict[str, float | None] = {}
+        refused: dict[str, str] = {}
+        for program in compile_all(contenders, subject, which, refused):
+            label = program.contender.label
+            try:
+                errors[label] = wrong = _error(program, subject, which, right)
+                if wrong is not None and wrong > check.limit(subject.case):
+                    refused[label] = f"wrong: relative error {wrong:.2g} against float64"
+            except Exception as error:
+                refused[label] = xla.short(error)
+        nothing: Row = {"ms": {}, "spread": {}, "rounds": 0, "errors": errors, "refused": refused}
+        found.append({"bench": op.name, "case": subject.case | {"pass": which}, **nothing})
+    return found
+
+
+def compile_all(contenders: list[xla.Contender], subject: Subject, which: str, refused: dict[str, str]) -> list[Any]:
+    """Compiles all of them, several at a time; writes who cannot be into `refused`."""
+
+    def attempt(contender: xla.Contender) -> xla.Program | BaseException:
+        try:
+            return xla.compiled(contender, subject.arrays, which)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        found = list(pool.map(attempt, contenders))
+    refused |= {
+        c.label: xla.short(made) for c, made in zip(contenders, found, strict=True) if isinstance(made, BaseException)
+    }
+    return [made for made in found if isinstance(made, xla.Program)]
+
+
+def _error(program: xla.Program, subject: Subject, which: str, right: check.Wanted) -> float | None:
+    """The worst relative error of results, and of gradients where they are asked for; None for another function."""
+    if not program.contender.same:
+        return None
+    results, gradients = xla.evaluate(program, subject, gradients=which == "both")
+    return _worst(results, gradients, right)
+
+
+def _worst(results: list[Any], gradients: list[Any], right: check.Wanted) -> float:
+    return max(check.results_error(results, right), check.gradients_error(gradients, right) if gradients else 0.0)
+
+
+def _from_torch(
+    torch: TorchPeers,
+    subject: Subject,
+    which: str,
+    right: check.Wanted,
+    plan: Plan,
+    errors: dict[str, float | None],
+    refused: dict[str, str],
+) -> Samples:
+    samples: Samples = {}
+    for label, same in torch.labels(subject.op.name):
+        told = torch.measure(subject, label, which, plan)
+        if "refused" in told:
+            refused[label] = told["refused"]
+            continue
+        errors[label] = wrong = _worst(told["results"], told["gradients"], right) if same else None
+        if wrong is not None and wrong > check.limit(subject.case):
+            refused[label] = f"wrong: relative error {wrong:.2g} against float64"
+            continue
+        samples[label] = told["ms"]
+    return samples
+
+
+def _serial(subject: Subject, which: str, setting: Setting) -> float | None:
+    """The time of the first of our implementations at width one; None where it does not run."""
+    case = subject.case | {n: min(subject.case[n], m) for n, m in NARROW.items() if n in subject.case}
+    narrow = Subject(subject.op, case, most_sets=1)
+    try:
+        program = xla.compiled(xla.own(narrow)[0], narrow.arrays, which)
+        samples = interleaved({"": xla.calls(program, narrow, which)}, setting.plan, jax.block_until_ready)
+    except Exception:
+        return None
+    return median(samples[""])
+
+
+def made(
+    subject: Subject,
+    which: str,
+    samples: Samples,
+    errors: dict[str, float | None],
+    refused: dict[str, str],
+    ceilings: Ceilings,
+    serial_ms: float | None,
+) -> Row:
+    """The row of what was found."""
+    times = {label: median(values) for label, values in samples.items()}
+    floor = subject.op.floor(subject.case, which)
+    floor_ms = 1e3 * max(floor.bytes / ceilings.copy, floor.flops / ceilings.matmul)
+    counts = {label: len(values) for label, values in samples.items()}
+    found: Row = {
+        "bench": subject.op.name,
+        "case": subject.case | {"pass": which},
+        "ms": times,
+        "spread": {label: list(quartiles(values)) for label, values in samples.items()},
+        "rounds": max(counts.values(), default=0),
+        "floor_ms": floor_ms,
+        "serial_ms": serial_ms,
+        "steps": floor.steps,
+    }
+    ours = next(iter(times), None)
+    if ours is not None:
+        mine = times[ours]
+        found |= {
+            "measured": ours,
+            "gigabytes_per_second": floor.bytes / mine / 1e6,
+            "teraflops": floor.flops / mine / 1e9,
+            "ratio_to_floor": mine / floor_ms,
+            "ratio_to_serial": None if serial_ms is None else mine / serial_ms,
+            "ratio_to": {label: ratio(samples, ours, label) for label in times if label != ours},
+        }
+    return found | {"errors": errors, "refused": refused, "rounds_of": counts}
+
+
+def ratio(samples: Samples, label: str, base: str) -> float:
+    """Median over the rounds of label / base where both have them; of the medians where the rounds differ."""
+    a, b = samples[label], samples[base]
+    if len(a) != len(b):
+        return median(a) / median(b)
+    return median([x / y for x, y in zip(a, b, strict=True)])
