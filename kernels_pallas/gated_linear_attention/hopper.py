@@ -1,0 +1,112 @@
+"""Gated linear attention on Hopper GPUs: three kernels forward and backward, chunks of 64 tokens.
+
+    forward    intra        per chunk: weights of token pairs, decayed queries and keys, gamma
+               pass_states  over chunks: outputs, the state in registers
+    backward   both again, states saved in bfloat16;  pass_states in reverse: dv, cotangents of the states
+               gradients    per chunk: dq, dk and those of the gates
+
+Operands are bfloat16; sums, decays, states and gates are float32. Every exponent is <= 0. Nothing but the inputs is kept for
+the backward pass. A reset between packed segments is a log gate of -1e4, whose decay is exactly zero; that is exact here, since
+no two sums of gates are ever subtracted (hopper_tiles).
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from kernels_pallas import platforms
+from kernels_pallas.gated_linear_attention.hopper_gradients import gradients
+from kernels_pallas.gated_linear_attention.hopper_intra import intra
+from kernels_pallas.gated_linear_attention.hopper_states import pass_states
+from kernels_pallas.gated_linear_attention.hopper_tiles import CHUNK, WIDTH
+from kernels_pallas.gated_linear_attention.inputs import Inputs
+
+RESET = -1e4  # exp of it is 0; sums of 64 of them are finite
+
+
+class HopperConfig(NamedTuple):
+    """stages: chunks in flight in the passes over a sequence; their tiles must fit into shared memory."""
+
+    stages: int = 2
+
+
+def supports_hopper(x: Inputs) -> platforms.Support:
+    """Whether `hopper` takes these inputs (arrays or their shapes)."""
+    K, V = x.q.shape[-1], x.v.shape[-1]
+    if x.log_beta is not None:
+        return platforms.no("log_beta: the kernel has no gate on the value channels")
+    if x.q.dtype != jnp.bfloat16:
+        return platforms.no(f"q, k and v are {x.q.dtype}; the kernel multiplies in bfloat16")
+    if K not in (64, 128, 192, 256):
+        return platforms.no(f"K = {K} is not 64, 128, 192 or 256")
+    if V % WIDTH:
+        return platforms.no(f"V = {V} is no multiple of {WIDTH}")
+    return platforms.YES
+
+
+def hopper(x: Inputs, config: HopperConfig = HopperConfig(), *, interpret: Any = None) -> tuple[Array, Array]:
+    """Outputs [B,T,G,R,V] in bfloat16 and the last state [B,G,R,K,V] in float32; differentiable.
+
+    Args:
+      x: canonical inputs.
+      config: block sizes.
+      interpret: `compat.gpu_simulation()`, inside `compat.gpu_mesh()`, to simulate the kernels on a CPU.
+
+    Raises:
+      ValueError: with the reason of `supports_hopper`.
+    """
+    support = supports_hopper(x)
+    if not support:
+        raise ValueError(f"gla on Hopper: {support.reason}")
+    B, T, G, R, K = x.q.shape
+    V = x.v.shape[-1]
+
+    def padded(a: Array) -> Array:
+        return jnp.pad(a, ((0, 0), (0, -T % CHUNK), (0, 0), (0, 0)))
+
+    gate = jnp.zeros((), jnp.float32) if x.log_alpha is None else x.log_alpha
+    gate = jnp.broadcast_to(jnp.maximum(gate, RESET), x.k.shape)
+    if x.run is not None:
+        resets = jnp.diff(x.run, axis=1, prepend=0) != 0
+        gate = jnp.where(resets[:, :, None, None], RESET, gate)
+    state = jnp.zeros((B, G, R, K, V), jnp.float32) if x.state is None else x.state
+    state = state.reshape(B, G * R, K, V).swapaxes(2, 3)
+    q = x.q.reshape(B, T, G * R, K)
+    o, last = _hopper(padded(q), padded(x.k), padded(x.v), padded(gate), state, config, interpret)
+    return o[:, :T].reshape(B, T, G, R, V), last.swapaxes(2, 3).reshape(B, G, R, K, V)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _hopper(q: Array, k: Array, v: Array, gate: Array, state: Array, config: HopperConfig, interpret: Any):
+    """q [B,T,H,K], k, gate [B,T,G,K], v [B,T,G,V], state [B,H,V,K], T a multiple of 64 -> (o [B,T,H,V], last [B,H,V,K])."""
+    q_start, k_end, weights, gamma = intra(q, k, gate, interpret)
+    return pass_states(
+        q_start, k_end, weights, gamma, v, state, reverse=False, save=False, stages=config.stages, interpret=interpret
+    )
+
+
+def _saved(q: Array, k: Array, v: Array, gate: Array, state: Array, config: HopperConfig, interpret: Any):
+    return _hopper(q, k, v, gate, state, config, interpret), (q, k, v, gate, state)
+
+
+def _gradients(config: HopperConfig, interpret: Any, saved: tuple[Array, ...], cotangents: tuple[Array, Array]):
+    (q, k, v, gate, state), (do, dlast) = saved, cotangents
+    run = partial(pass_states, save=True, stages=config.stages, interpret=interpret)
+    q_start, k_end, weights, gamma = intra(q, k, gate, interpret)
+    _, _, states = run(q_start, k_end, weights, gamma, v, state, reverse=False)
+    dv, dstate, dstates = run(k_end, q_start, weights, gamma, do, dlast, reverse=True)
+    dq, dk, dgate = gradients(q, k, v, gate, do, states, dstates, interpret)
+    G = k.shape[2]
+    return dq, _grouped(dk, G), _grouped(dv, G), _grouped(dgate, G), dstate
+
+
+def _grouped(a: Array, G: int) -> Array:
+    """[B,T,H,D] -> [B,T,G,D], summed over the heads of each group in float32."""
+    B, T, H, D = a.shape
+    return a if H == G else a.reshape(B, T, G, H // G, D).astype(jnp.float32).sum(axis=3).astype(a.dtype)
+
+
+_hopper.defvjp(_saved, _gradients)

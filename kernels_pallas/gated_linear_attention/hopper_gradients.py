@@ -1,0 +1,170 @@
+"""The gradients of queries, keys and gates of one chunk, one block of threads a chunk, head and 64 key channels.
+
+With dP = tril(do v^T), and the levels, decays and X of hopper_tiles and hopper_intra:
+
+    dq = start * (do S_n)      + sum over levels of decay * (dP X)    in the later blocks,    + diag(dP) k
+    dk = end * (v dS_n+1)      + sum over levels of decay * (dP^T X)  in the earlier blocks,  + diag(dP) q
+    dg_t = sum_{i >= t} (q dq - k dk)_i + rowsum_V(S_n+1 * dS_n+1),   i inside the chunk
+
+A level's two matmuls fill different rows, so they go into one accumulator. In dg the part of k dk that goes to the chunk's end
+is taken out of S_n+1 = gamma * S_n + k_end^T v, where it would cancel: what is left is a sum over i < t.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from kernels_pallas.compat import mosaic_gpu as mgpu
+from kernels_pallas.compat import pl
+from kernels_pallas.gated_linear_attention.hopper_tiles import (
+    CHUNK,
+    LEVELS,
+    WIDTH,
+    after,
+    between,
+    diagonal,
+    group_of,
+    later,
+    matmul,
+    over,
+    pairs,
+    part,
+    put,
+    rows_and_columns,
+    shared,
+    split,
+    struct,
+    summed,
+    tile_of,
+    upto,
+    zeros,
+)
+
+STAGES = 2
+
+
+def gradients(
+    q: Array, k: Array, v: Array, log_alpha: Array, do: Array, states: Array, dstates: Array, interpret=None
+) -> tuple[Array, Array, Array]:
+    """Cotangents of q and k (bfloat16) and of log_alpha (float32), each [B,T,H,K]; heads of a group are not summed yet.
+
+    Args:
+      q, k, v, log_alpha: as in `intra` and `pass_states`.
+      do: [B,T,H,V] bfloat16.
+      states, dstates: [B,N,H,V,K] bfloat16, S_n before chunk n and dS_n+1 after it.
+    """
+    B, T, H, K = q.shape
+    V = v.shape[-1]
+    tile = shared(STAGES, CHUNK, WIDTH)
+    kernel = mgpu.kernel(
+        _body(H, k.shape[2], V // WIDTH, interpret is not None),
+        out_type=(
+            struct((B, T, H, K), q.dtype),
+            struct((B, T, H, K), q.dtype),
+            struct((B, T, H, K), jnp.float32),
+        ),
+        scratch_types=(
+            shared(CHUNK, WIDTH),
+            shared(CHUNK, WIDTH),
+            shared(CHUNK, WIDTH, dtype=jnp.float32),
+            *(tile,) * 4,
+            mgpu.Barrier(num_arrivals=3),
+            mgpu.Barrier(num_arrivals=4, num_barriers=STAGES),
+        ),
+        grid=(K // WIDTH, T // CHUNK, H * B),
+        grid_names=("keys", "chunk", "sequence"),
+        compiler_params=mgpu.CompilerParams(approx_math=True),
+        interpret=interpret,
+    )
+    return kernel(q, k, log_alpha, v, do, states, dstates)
+
+
+def _body(H: int, G: int, tiles: int, simulated: bool):
+    def body(q_ref, k_ref, g_ref, *refs):
+        sources, (dq_ref, dk_ref, dg_ref), (q, k, g, *buffers, entered, loaded) = refs[:4], refs[4:7], refs[7:]
+        sequence, chunk, channels = lax.axis_index("sequence"), lax.axis_index("chunk"), lax.axis_index("keys")
+        batch, head = lax.div(sequence, jnp.int32(H)), lax.rem(sequence, jnp.int32(H))
+        group, time, channels = group_of(head, H, G), part(chunk, CHUNK), part(channels, WIDTH)
+        mgpu.copy_gmem_to_smem(q_ref.at[batch, time, head, channels], q, entered)
+        mgpu.copy_gmem_to_smem(k_ref.at[batch, time, group, channels], k, entered)
+        mgpu.copy_gmem_to_smem(g_ref.at[batch, time, group, channels], g, entered)
+
+        def load(i, slot):
+            v_ref, do_ref, S_ref, dS_ref = sources
+            v, do, S, dS = (buffer.at[slot] for buffer in buffers)
+            values = part(i, WIDTH)
+            mgpu.copy_gmem_to_smem(v_ref.at[batch, time, group, values], v, loaded.at[slot])
+            mgpu.copy_gmem_to_smem(do_ref.at[batch, time, head, values], do, loaded.at[slot])
+            mgpu.copy_gmem_to_smem(S_ref.at[batch, chunk, head, values, channels], S, loaded.at[slot])
+            mgpu.copy_gmem_to_smem(dS_ref.at[batch, chunk, head, values, channels], dS, loaded.at[slot])
+
+        dP, dq, dk, through = _contract(load, buffers, loaded, tiles, simulated)
+        spare = [buffer.at[slot] for buffer in buffers for slot in range(STAGES)]
+        mgpu.barrier_wait(entered)
+        dq, dk, dg = _inside(q, k, g, spare, dP, dq, dk, through)
+        put(q, dq)
+        put(k, dk)
+        put(g, dg)
+        mgpu.copy_smem_to_gmem(q, dq_ref.at[batch, time, head, channels])
+        mgpu.copy_smem_to_gmem(k, dk_ref.at[batch, time, head, channels])
+        mgpu.copy_smem_to_gmem(g, dg_ref.at[batch, time, head, channels])
+        mgpu.wait_smem_to_gmem(0)
+
+    return body
+
+
+def _contract(load, buffers, loaded, tiles: int, simulated: bool):
+    """Sums over the value channels: do v^T, do S, v dS and the columns of S * dS."""
+
+    def add(i, sums):
+        dP, dq, dk, through = sums
+        slot = lax.rem(i, jnp.int32(STAGES))
+        mgpu.barrier_wait(loaded.at[slot])
+        v, do, S, dS = (buffer.at[slot] for buffer in buffers)
+        dP = matmul((do, v.transpose((1, 0))), onto=dP, simulated=simulated)
+        dq = matmul((do, S), onto=dq, simulated=simulated)
+        dk = matmul((v, dS), onto=dk, simulated=simulated)
+        through = through + (tile_of(S).astype(jnp.float32) * tile_of(dS).astype(jnp.float32)).sum(axis=0)
+        mgpu.commit_smem()
+
+        @pl.when(i + STAGES < tiles)
+        def _():
+            load(i + STAGES, slot)
+
+        return dP, dq, dk, through
+
+    for i in range(min(STAGES, tiles)):
+        load(jnp.int32(i), i)
+    nothing = mgpu.layout_cast(jnp.zeros((WIDTH,), jnp.float32), mgpu.Layout.WGMMA.reduce(0))
+    square = zeros(CHUNK, WIDTH)
+    return over(tiles, add, (square, square, square, nothing))
+
+
+def _inside(q, k, g, spare, dP: Array, dq: Array, dk: Array, through: Array) -> tuple[Array, Array, Array]:
+    """dq, dk and dg from sums over the value channels; `spare` are tiles that are free."""
+    high, low, x, marks, dP_tile, block, *_ = spare
+    gates = tile_of(g)
+    split(gates, high, low)
+    through = through * jnp.exp(gates.sum(axis=0))
+    put(dP_tile, dP)
+    dk_end = dk * jnp.exp(summed(after(), marks, high, low))
+    dq = dq * jnp.exp(summed(upto(), marks, high, low))
+    put(block, jnp.where(diagonal(), dP, 0.0))
+    dq, dk = dq + matmul((block, k)), matmul((block, q))
+
+    def level(l, sums):
+        dq, dk = sums
+        decay = jnp.exp(summed(between(l), marks, high, low))
+        values = jnp.where(later(l), tile_of(q).astype(jnp.float32), tile_of(k).astype(jnp.float32))
+        put(x, values * decay)
+        put(block, jnp.where(pairs(l), tile_of(dP_tile).astype(jnp.float32), 0.0))
+        both = matmul((block, x), (block.transpose((1, 0)), x)) * decay
+        return dq + jnp.where(later(l), both, 0.0), dk + jnp.where(later(l), 0.0, both)
+
+    dq, dk = over(LEVELS, level, (dq, dk))
+    row, column = rows_and_columns()
+    keys = tile_of(k).astype(jnp.float32)
+    split(tile_of(q).astype(jnp.float32) * dq - keys * dk, high, low)
+    dg = summed(column >= row, marks, high, low)
+    split(keys * dk_end, high, low)
+    dg = dg + summed(column < row, marks, high, low) + lax.broadcast_in_dim(through, dg.shape, [1])
+    return dq, dk + dk_end, dg
