@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from kernels_pallas.scan import chunked, reference
+from kernels_pallas.scan import chunked, reference, tpu
 from kernels_pallas.scan.algebra import Algebra, Planes
 from kernels_pallas.scan.config import Config
 from kernels_pallas.scan.groups import Group
@@ -24,6 +24,8 @@ def solve(
 def _solve(algebra: Algebra, how: str, reverse: bool, config: Config, a: Group, b: Group, h0: Planes) -> Any:
     if how == "chunked":
         return chunked.forward(algebra, a, b, h0, reverse=reverse)
+    if how in ("tpu", "interpret"):
+        return tpu.forward(algebra, a, b, h0, reverse=reverse, config=config, interpret=how == "interpret")
     raise NotImplementedError(how)
 
 
@@ -37,6 +39,9 @@ def _backward(algebra: Algebra, how: str, reverse: bool, config: Config, kept: t
     g, g_last = cotangents
     if how == "chunked":
         return chunked.backward(algebra, a, h, h0, g, g_last, reverse=reverse)
+    if how in ("tpu", "interpret"):
+        interpret = how == "interpret"
+        return tpu.backward(algebra, a, h, h0, g, g_last, reverse=reverse, config=config, interpret=interpret)
     raise NotImplementedError(how)
 
 
