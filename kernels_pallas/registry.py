@@ -5,7 +5,11 @@ from importlib import import_module
 from kernels_pallas.op import Op
 
 # name: the module that holds it as OP (or, for several in one, as OPS[name])
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "gla": "kernels_pallas.gated_linear_attention.op",
+    "newton_gru": "kernels_pallas.newton.op",
+    "newton_lstm": "kernels_pallas.newton.op",
+}
 
 
 def operation(name: str) -> Op:

@@ -1,0 +1,8 @@
+"""Nonlinear recurrences with diagonal and 2 x 2 Jacobians, solved by Newton's method: ParaGRU and ParaLSTM."""
+
+from kernels_pallas.newton.api import newton_gru, newton_lstm
+from kernels_pallas.newton.hopper import Config as HopperConfig
+from kernels_pallas.newton.solve import ChunkedConfig
+from kernels_pallas.newton.tpu import Config as TPUConfig
+
+__all__ = ["ChunkedConfig", "HopperConfig", "TPUConfig", "newton_gru", "newton_lstm"]
