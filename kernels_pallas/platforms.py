@@ -83,7 +83,7 @@ def choose(op: str, impl: str, supports: Callable[[str], Support], known: tuple[
     if found:
         return "interpret" if impl == "interpret" else here
     if impl != "auto":
-        raise ValueError(f"{op}: impl={impl!r}: {found.reason}; use impl='auto' or 'chunked'")
+        raise ValueError(f"{op}: impl={impl!r}: {found.reason}; use 'chunked' or 'auto'")
     if here in PLATFORMS and (op, found.reason) not in _said:
         _said.add((op, found.reason))
         log.warning("%s: no kernel, plain JAX instead: %s", op, found.reason)

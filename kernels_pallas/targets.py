@@ -112,7 +112,8 @@ def _find_wheels() -> None:
     if str(WHEELS) not in sys.path:
         sys.path.append(str(WHEELS))
         os.environ["PATH"] = f"{WHEELS / 'nvidia' / 'cu13' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    for name in ("TPU_SKIP_MDS_QUERY", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "MOSAIC_GPU_DUMP_PTXAS"):
+    settings = ("TPU_SKIP_MDS_QUERY", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "MOSAIC_GPU_DUMP_PTXAS")
+    for name in (*settings, "ALLOW_MULTIPLE_LIBTPU_LOAD"):  # several processes may compile at once
         os.environ[name] = "1"
 
 

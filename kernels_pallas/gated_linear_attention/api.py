@@ -7,23 +7,26 @@
     parallel      1               T^2 K                    every pair of tokens, an oracle
     chunked       T/C             inputs, T/C states       matmuls inside chunks, lax.scan between them
     associative   log(T/C)        inputs, T/C states       the same chunks, associative scan between them
-    pallas        T/C             inputs                   a kernel, where there is one for the device
+    pallas        T/C             inputs                   the kernel of the device: a TPU's or a Hopper GPU's
+    interpret     T/C             inputs                   the TPU's kernel in Pallas's interpreter, for tests
+    auto                                                   the kernel where there is one that takes the inputs, else chunked
 
 Special cases are gates: None is linear attention, a constant [G,1] is RetNet's decay, [B,T,G,1] is a data-dependent
 scalar gate (Mamba-2, simple GLA), [B,T,G,K] is GLA. Scalar gates take the cheaper route: a matmul times D_ij.
 """
 
-import jax
+from typing import Any
+
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from kernels_pallas.gated_linear_attention import reference
+from kernels_pallas import platforms
+from kernels_pallas.gated_linear_attention import reference, shells
 from kernels_pallas.gated_linear_attention.chunked import chunked
 from kernels_pallas.gated_linear_attention.inputs import canonical
-from kernels_pallas.gated_linear_attention.shells import pallas
 
-IMPLEMENTATIONS = ("auto", "recurrent", "parallel", "chunked", "associative", "pallas")
+IMPLEMENTATIONS = ("auto", "recurrent", "parallel", "chunked", "associative", "pallas", "interpret")
 
 # (chunk, sub_chunk) by platform. Measured on two CPU cores, forward and backward at B=16, T=256, H=2, K=32, V=64:
 # 32/1 takes 1/9 of the time of `recurrent`; 16/1 takes 1.1, 64/1 1.3, 32/2 1.3, 64/2 1.5, 32/4 2.3 and 64/16 5 times as
@@ -46,6 +49,7 @@ def gla(
     chunk: int | None = None,
     sub_chunk: int | None = None,
     impl: str = "auto",
+    config: Any = None,
 ) -> tuple[Array, Array | None]:
     """Runs the recurrence along axis 1.
 
@@ -59,27 +63,28 @@ def gla(
       initial_state: [B,H,K,V], belongs to the first segment; zeros if omitted.
       output_final_state: False returns None instead of the state.
       segment_ids: [B,T] integers; where the id changes the state is reset before the token is written.
-      chunk, sub_chunk: powers of two; inside a chunk, pairs of tokens further apart than sub-chunks go through matmuls.
-      impl: "auto" (chunked), "recurrent", "parallel", "chunked", "associative" or "pallas".
+      chunk, sub_chunk: of "chunked" and "associative", powers of two; inside a chunk, pairs of tokens further apart than sub-chunks
+        go through matmuls.
+      impl: one of the table above. What "auto" takes, and why no kernel, is said in the log of `kernels_pallas`.
+      config: block sizes of a kernel, `tpu.TpuConfig` or `hopper.HopperConfig`; measured or default ones if omitted.
 
     Returns:
       o [B,T,H,V] in the dtype of v, and the last state [B,H,K,V] in float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: if shapes do not fit, or an option is unknown.
+      ValueError: if shapes do not fit, or an option is unknown; "pallas" or "interpret" where the kernel refuses, with its reason.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl={impl!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
     tiles = _tiles(chunk, sub_chunk)
     x = canonical(q_BxTxHxK, k_BxTxGxK, v_BxTxGxV, log_alpha_BxTxGxK, log_beta, scale, initial_state, segment_ids)
-    if impl == "recurrent":
+    form = platforms.choose("gla", impl, lambda platform: shells.supports(platform, x), IMPLEMENTATIONS)
+    if form == "recurrent":
         o, state = reference.recurrent(x)
-    elif impl == "parallel":
+    elif form == "parallel":
         o, state = reference.parallel(x)
-    elif impl == "pallas":
-        o, state = pallas(x, *tiles)
+    elif form in ("chunked", "associative"):
+        o, state = chunked(x, *tiles, impl=form)
     else:
-        o, state = chunked(x, *tiles, impl="associative" if impl == "associative" else "chunked")
+        o, state = shells.run(form, x, config)
     B, T, H, K = q_BxTxHxK.shape
     V = v_BxTxGxV.shape[-1]
     o = o.reshape(B, T, H, V).astype(v_BxTxGxV.dtype)
@@ -132,7 +137,7 @@ def check_log_gate(log_gate: ArrayLike, name: str = "log_alpha") -> None:
 
 
 def _tiles(chunk: int | None, sub_chunk: int | None) -> tuple[int, int]:
-    best_chunk, best_sub_chunk = TILES.get(jax.default_backend(), PAPER_TILES)
+    best_chunk, best_sub_chunk = TILES.get(platforms.platform(), PAPER_TILES)
     if chunk is None:
         chunk = max(best_chunk, sub_chunk or 1)
     if sub_chunk is None:

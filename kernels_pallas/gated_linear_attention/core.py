@@ -19,13 +19,16 @@ from kernels_pallas.compat import pallas_tpu
 NN, NT, TN = ((1,), (0,)), ((1,), (1,)), ((0,), (0,))  # axes that a product sums over
 
 
+Level = tuple[int, Array, Array]  # size of the blocks; upto, after [C,K]
+
+
 class Decay(NamedTuple):
     """What passes between the tokens of a chunk and the states at its borders; None where nothing is multiplied."""
 
     start: Array | None  # [C,K] or [C,1], from the state before the chunk to token t
     end: Array | None  # [C,K] or [C,1], from token t to the state after the chunk
     gamma: Array | None  # [1,K] or [1,1], from the state before to the state after
-    levels: tuple[tuple[int, Array, Array], ...]  # of a channel gate: size s, upto [C,K], after [C,K]
+    levels: tuple[Level, ...]  # of a channel gate
     between: Array | None  # [C,C] of a scalar gate
     seen: Array  # [C,C] j <= i, in one run
 
@@ -46,7 +49,8 @@ def decay(log_alpha: Array | None, run: Array | None, C: int) -> Decay:
     """Decays of a gate [C,K], [1,C] or None; `run` [1,C] counts resets since the token before the chunk."""
     i, j = square(C)
     seen = j <= i if run is None else (j <= i) & (column(run) == run)
-    levels, start, end, gamma, between = (), None, None, None, None
+    levels: tuple[Level, ...] = ()
+    start = end = gamma = between = None
     if log_alpha is not None and log_alpha.shape[0] == C:
         levels, start, end, gamma = _levels(jnp.exp(log_alpha))
     elif log_alpha is not None:
@@ -127,7 +131,7 @@ def _apart(C: int, size: int) -> Array:
     return (j < i) & ((i ^ j) >= size) & ((i ^ j) < 2 * size)
 
 
-def _levels(alpha: Array) -> tuple[tuple[tuple[int, Array, Array], ...], Array, Array, Array]:
+def _levels(alpha: Array) -> tuple[tuple[Level, ...], Array, Array, Array]:
     """Decays inside blocks of 1, 2, 4, ... tokens: up to a token from its block's start, after it to the block's end."""
     C = alpha.shape[0]
     t = lax.broadcasted_iota(jnp.int32, alpha.shape, 0)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels_pallas import configs
 from kernels_pallas.gated_linear_attention.inputs import Inputs
 from kernels_pallas.gated_linear_attention.tpu_backward import backward
 from kernels_pallas.gated_linear_attention.tpu_forward import forward
@@ -48,12 +47,12 @@ def supports_tpu(x: Inputs) -> Support:
     return YES
 
 
-def tpu(x: Inputs, config: TpuConfig | None = None, interpret: Any = False) -> tuple[Array, Array]:
+def tpu(x: Inputs, config: TpuConfig = TpuConfig(), interpret: Any = False) -> tuple[Array, Array]:
     """As `chunked.chunked`, by the kernel: o [B,T,G,R,V] in the dtype of v, the last state [B,G,R,K,V] in float32.
 
     Args:
       x: canonical inputs that `supports_tpu` takes.
-      config: block sizes; measured ones, or the defaults, if omitted.
+      config: block sizes.
       interpret: of `pallas_call`: True, or `compat.tpu_simulation()`, runs it on any device.
 
     Raises:
@@ -82,12 +81,9 @@ def _gradients(g: Grid, interpret: Any, saved: tuple[Inputs, Array], cotangents:
 _gla.defvjp(_saved, _gradients)
 
 
-def _grid(x: Inputs, config: TpuConfig | None) -> Grid:
+def _grid(x: Inputs, config: TpuConfig) -> Grid:
     B, T, G, R, K = x.q.shape
     V = x.v.shape[-1]
-    if config is None:
-        sizes = {"B": B, "T": T, "H": G * R, "K": K, "V": V, "dtype": str(x.q.dtype)}
-        config = configs.tuned("gla", sizes, TpuConfig())
     chunk, tile = config.chunk, config.tile or _tile(K, V)
     if chunk < 8 or chunk & (chunk - 1):
         raise ValueError(f"config: chunk={chunk} must be a power of two and at least 8")

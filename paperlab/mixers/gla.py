@@ -181,7 +181,7 @@ class Mixer(nn.Module):
                 impl=self.impl,
             )
         except ValueError as error:  # no kernel for this device or these sizes
-            raise ConfigError(f"config.mixers.gla.{error}") from error
+            raise ConfigError(f"config.mixers.gla.{str(error).removeprefix('gla: ')}") from error
         self._sow(k, log_alpha, o)
         y = self._output(o, x_BxTxD)
         if state is None or after is None:
