@@ -20,7 +20,7 @@ from kernels_pallas.bench.torch_side import TorchPeers
 from kernels_pallas.op import Case, Op
 
 PASSES = ("forward", "both")
-NARROW = {"B": 1, "H": 1, "D": 128}
+NARROW = {"B": 1, "H": 1, "G": 1, "D": 128}
 
 
 class Setting(NamedTuple):

@@ -1,7 +1,8 @@
 """One case of one operation, drawn: sets of arrays, what is differentiated, cotangents, and the part that is checked.
 
-The part is batch row 0 and the first time steps. Every operation here is causal and does not mix rows, so that this part of its
-results depends on the same part of its arguments alone; cotangents that are zero elsewhere make the same true of gradients.
+The part is batch row 0 and the first time steps (the first rows and columns of a grid). Every operation here is causal and does not
+mix rows, so that this part of its results depends on the same part of its arguments alone; cotangents that are zero elsewhere make
+the same true of gradients.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 from kernels_pallas.bench.timing import sets
 from kernels_pallas.op import Case, Op
 
-CHECKED_STEPS = 256
+CAUSAL = {"T": 256, "X": 16, "Y": 16}  # the steps along each causal axis that are checked
 Arrays = tuple[Any, ...]
 
 
@@ -51,7 +52,8 @@ class Subject:
 
     def __init__(self, op: Op, case: Case, seed: int = 0, most_sets: int = 8):
         self.op, self.case, self.seed, self.most_sets = op, dict(case), seed, most_sets
-        self.small = self.case | {n: min(self.case[n], m) for n, m in (("B", 1), ("T", CHECKED_STEPS)) if n in case}
+        self.shorter = {name: most for name, most in CAUSAL.items() if self.case.get(name, 0) > most}
+        self.small = self.case | self.shorter | ({"B": 1} if "B" in self.case else {})
 
     @cached_property
     def sets(self) -> list[Arrays]:
@@ -81,12 +83,12 @@ class Subject:
 
     @cached_property
     def checked(self) -> list[tuple[int, ...] | None]:
-        """Shapes of the checked part of the results; None for what depends on every time step, where not every one is."""
-        whole, part = self.outputs, self._outputs(self.small)
-        one_row = self._outputs(self.case | {"B": 1}) if "B" in self.case else whole
-        shorter = self.small.get("T") != self.case.get("T")
-        pairs = zip(one_row, part, strict=True)
-        return [None if shorter and a.shape == b.shape else b.shape for a, b in pairs]
+        """Shapes of the checked part of the results; None for what depends on steps that are left out: the last state."""
+        left_out = [False] * len(self.outputs)
+        for name, most in self.shorter.items():
+            pairs = zip(self.outputs, self._outputs(self.case | {name: most}), left_out, strict=True)
+            left_out = [already or a.shape == b.shape for a, b, already in pairs]
+        return [None if out else x.shape for x, out in zip(self._outputs(self.small), left_out, strict=True)]
 
     def cotangents(self, *, part: bool) -> list[jax.Array]:
         """Of all results, drawn; with `part` zero outside the part that is checked."""

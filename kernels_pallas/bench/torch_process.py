@@ -109,16 +109,20 @@ def accelerated_complex() -> Peer:
 
 
 def fla_gla(name: str, gate: str) -> Peer:
-    """FLA's gated linear attention, in the same layout."""
+    """FLA's gated linear attention, in the same layout; `gate` is the name of its argument."""
+    simple = name == "chunk_simple_gla"
 
-    def prepare(q: Any, k: Any, v: Any, log_alpha: Any, *rest: Any) -> tuple[Any, ...]:
-        if any(x is not None for x in rest):
-            raise RefusedError("compared without an initial state and segments only")
-        return q, k, v, log_alpha
+    def prepare(q: Any, k: Any, v: Any, log_alpha: Any, state: Any = None, segments: Any = None) -> tuple[Any, ...]:
+        if segments is not None:
+            raise RefusedError("compared without segments only")
+        if log_alpha is None or (log_alpha.shape[-1] == 1) != simple:
+            raise RefusedError(f"takes {'one gate a head' if simple else 'a gate a channel'} only")
+        return q, k, v, log_alpha[..., 0].contiguous() if simple else log_alpha, state
 
-    def call(q: Any, k: Any, v: Any, log_alpha: Any) -> Any:
-        f = getattr(module("fla.ops.gla"), name)
-        return f(q, k, v, **{gate: log_alpha}, scale=q.shape[-1] ** -0.5, output_final_state=True)
+    def call(q: Any, k: Any, v: Any, log_alpha: Any, state: Any) -> Any:
+        f = getattr(module("fla.ops.simple_gla" if simple else "fla.ops.gla"), name)
+        options = {"scale": q.shape[-1] ** -0.5, "initial_state": state, "output_final_state": True}
+        return f(q, k, v, **{gate: log_alpha}, **options)
 
     return Peer(f"FLA {name}", call, prepare, lambda out: [out[0], out[1]])
 
@@ -160,7 +164,12 @@ PEERS: dict[str, list[Peer]] = {
         accelerated("warp"),
     ],
     "complex_scan": [accelerated_complex()],
-    "gla": [fla_gla("chunk_gla", "g"), fla_gla("fused_recurrent_gla", "gk"), softmax()],
+    "gla": [
+        fla_gla("chunk_gla", "g"),
+        fla_gla("fused_recurrent_gla", "gk"),
+        fla_gla("chunk_simple_gla", "g"),
+        softmax(),
+    ],
     "newton_gru": [recurrent("GRU")],
     "newton_lstm": [recurrent("LSTM")],
 }

@@ -167,26 +167,24 @@ def _wide(x: Any) -> Any:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _jla(impl: str) -> Callable[..., Any]:
-    def call(q: Any, k: Any, v: Any, log_alpha: Any, *rest: Any) -> Any:
-        only_gates(rest)
-        attention = imported("jla.ops").linear_attention
-        options = {"scale": q.shape[-1] ** -0.5, "output_final_state": True}
-        return attention("gla", q, k, v, g=log_alpha, impl=impl, **options)
+def _jla(impl: str) -> Contender:
+    def call(q: Any, k: Any, v: Any, log_alpha: Any, state: Any = None, segments: Any = None) -> Any:
+        if log_alpha is None:
+            raise RefusedError("takes a gate only")
+        attention, simple = imported("jla.ops").linear_attention, log_alpha.shape[-1] == 1
+        options = {"scale": q.shape[-1] ** -0.5, "initial_state": state, "output_final_state": True}
+        if segments is not None:
+            options["segment_ids"] = segments
+        gate = log_alpha[..., 0] if simple else log_alpha
+        return attention("simple_gla" if simple else "gla", q, k, v, g=gate, impl=impl, **options)
 
-    return call
+    return Contender(f"jla {impl}", call)
 
 
 def _softmax(q: Any, k: Any, v: Any, *rest: Any) -> Any:
     if platforms.platform() not in ("hopper", "gpu"):
         raise RefusedError("cuDNN runs on NVIDIA GPUs only")
     return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
-
-
-def only_gates(rest: Any) -> None:
-    """Refuses arguments after the gates."""
-    if any(x is not None for x in rest):
-        raise RefusedError("compared without an initial state and segments only")
 
 
 def imported(name: str) -> Any:
@@ -212,8 +210,8 @@ PLAIN = {
 }
 FOREIGN = {
     "gla": [
-        Contender("jla mosaic_gpu", _jla("mosaic_gpu")),
-        Contender("jla chunked", _jla("chunked")),
+        _jla("mosaic_gpu"),
+        _jla("chunked"),
         Contender("cuDNN softmax attention (another function)", _softmax, lambda *x: x[:3], same=False),
     ],
 }
