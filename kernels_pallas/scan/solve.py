@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from kernels_pallas.scan import chunked, reference, tpu
+from kernels_pallas.scan import chunked, hopper, reference, tpu
 from kernels_pallas.scan.algebra import Algebra, Planes
 from kernels_pallas.scan.config import Config
 from kernels_pallas.scan.groups import Group
@@ -26,7 +26,7 @@ def _solve(algebra: Algebra, how: str, reverse: bool, config: Config, a: Group, 
         return chunked.forward(algebra, a, b, h0, reverse=reverse)
     if how in ("tpu", "interpret"):
         return tpu.forward(algebra, a, b, h0, reverse=reverse, config=config, interpret=how == "interpret")
-    raise NotImplementedError(how)
+    return hopper.forward(algebra, a, b, h0, reverse=reverse, config=config)
 
 
 def _forward(algebra: Algebra, how: str, reverse: bool, config: Config, a: Group, b: Group, h0: Planes) -> tuple:
@@ -42,7 +42,7 @@ def _backward(algebra: Algebra, how: str, reverse: bool, config: Config, kept: t
     if how in ("tpu", "interpret"):
         interpret = how == "interpret"
         return tpu.backward(algebra, a, h, h0, g, g_last, reverse=reverse, config=config, interpret=interpret)
-    raise NotImplementedError(how)
+    return hopper.backward(algebra, a, h, h0, g, g_last, reverse=reverse, config=config)
 
 
 _solve.defvjp(_forward, _backward)
