@@ -1,9 +1,9 @@
 """Every implementation of the linear recurrences against length, width and pass, and what `impl="auto"` makes of it.
 
-Rows: `op` linear (real, [T, D]) and complex (two planes); "forward", or "both": the value and all gradients of a random linear
-function of the states. `copy` copies as many bytes as the pass must read and write, in the same round: the ratio to it says how far
-from the memory's speed the best implementation is. `--tune` writes what was fastest to paperlab/recurrence/tuned.json for this kind
-of device.
+Rows: `op` linear (real), complex (two planes) and block/blocks (2 x 2) on [B, T, D]; "forward", or "both": the value and all
+gradients of a random linear function of the states. `copy` copies as many bytes as the pass must read and write, in the same round:
+the ratio to it says how far from the memory's speed the best implementation is. `--tune` writes what was fastest to
+paperlab/recurrence/tuned.json for this kind of device.
 """
 
 import json
@@ -17,35 +17,45 @@ import jax.numpy as jnp
 from paperlab.bench.record import Aim, Options, Row
 from paperlab.bench.timing import Samples, interleaved, median
 from paperlab.recurrence import choice
+from paperlab.recurrence.block import block_scan
 from paperlab.recurrence.linear import complex_scan, linear_scan
 from paperlab.workdir import write_atomically
 
 LENGTHS, WIDTHS = (64, 256, 1024, 4096, 16384), (64, 256, 1024)
-QUICK_LENGTHS, QUICK_WIDTHS = (64,), (64,)
-PLANES = {"linear": 1, "complex": 2}
-# Arrays read and written, for each number of the state: a, b -> h; forward once more, then a, h, g -> da, db.
-TRAFFIC = {"forward": 3, "both": 8}
+IMPLS = ("sequential", "in_place", "associative", "chunked")
+# Numbers of a coefficient and of a state, for each step and channel.
+SIZES = {"linear": (1, 1), "complex": (2, 2), "block/blocks": (4, 2)}
+# More rows: what users have, a batch before the time axis.
+BATCHED = [("linear", 8, T, D) for T in (256, 1024) for D in (64, 256)]
 TUNED = Path(choice.__file__).with_name("tuned.json")
 
 
 def rows(options: Options) -> Iterable[Row]:
-    """One row a recurrence, length, width and pass."""
-    lengths, widths = (QUICK_LENGTHS, QUICK_WIDTHS) if options.quick else (LENGTHS, WIDTHS)
+    """One row a recurrence, batch, length, width and pass."""
+    cases = [(op, 1, T, D) for op in SIZES for D in WIDTHS for T in LENGTHS] + BATCHED
+    if options.quick:
+        cases = [(op, 1, 64, 64) for op in SIZES]
     found = []
-    for op in PLANES:
-        for D in widths:
-            for T in lengths:
-                for which in TRAFFIC:
-                    found.append(_row(op, T, D, which, options.quick))
-                    yield found[-1]
+    for case in cases:
+        for which in ("forward", "both"):
+            found.append(_row(*case, which, options.quick))
+            yield found[-1]
     if options.tune:
         write_table(found)
 
 
-def _row(op: str, T: int, D: int, which: str, quick: bool) -> Row:
-    chosen = choice.choose(op, T, D, jnp.dtype("float32"))
-    calls = {impl: _call(op, T, D, which, impl) for impl in ("sequential", "associative", "chunked")}
-    calls["copy"] = _copy(PLANES[op] * TRAFFIC[which] * T * D // 2)
+def traffic(op: str, which: str) -> int:
+    """Numbers that must be read and written for each step and channel: A, b -> h; then A, h, g -> dA, db."""
+    coefficient, state = SIZES[op]
+    forward = coefficient + 2 * state
+    return forward if which == "forward" else forward + 2 * coefficient + 3 * state
+
+
+def _row(op: str, B: int, T: int, D: int, which: str, quick: bool) -> Row:
+    chosen = choice.choose(op, T, _width(op, B, D), jnp.dtype("float32"), which)
+    calls = {impl: _call(op, B, T, D, which, impl) for impl in IMPLS}
+    moved = traffic(op, which) * B * T * D
+    calls["copy"] = _copy(moved // 2)
     once = interleaved(calls, rounds=1, warmup=1)
     rounds = 2 if quick else max(5, min(50, int(1500 / max(sum(map(median, once.values())), 1e-3))))
     samples = interleaved(calls, rounds=rounds, warmup=0)
@@ -56,24 +66,27 @@ def _row(op: str, T: int, D: int, which: str, quick: bool) -> Row:
         "auto": chosen,
         "ratio_auto_to_best": times[chosen] / times[best],
         "ratio_best_to_copy": _ratio(samples, best),
-        "gigabytes_per_second": PLANES[op] * TRAFFIC[which] * T * D * 4 / times[best] / 1e6,
+        "gigabytes_per_second": moved * 4 / times[best] / 1e6,
     }
-    return Row({"op": op, "T": T, "D": D, "dtype": "float32", "pass": which}, samples, numbers)
+    return Row({"op": op, "B": B, "T": T, "D": D, "dtype": "float32", "pass": which}, samples, numbers)
 
 
 def _ratio(samples: Samples, label: str) -> float:
     return median([a / b for a, b in zip(samples[label], samples["copy"], strict=True)])
 
 
-def _call(op: str, T: int, D: int, which: str, impl: str) -> Callable[[], Any]:
+def _call(op: str, B: int, T: int, D: int, which: str, impl: str) -> Callable[[], Any]:
     keys = iter(jax.random.split(jax.random.key(0), 6))
 
-    def planes(low: float) -> Any:
-        drawn = [jax.random.uniform(next(keys), (T, D), jnp.float32, low, 0.7) for _ in range(PLANES[op])]
-        return drawn[0] if len(drawn) == 1 else tuple(drawn)
+    def planes(low: float, *inner: int) -> Any:
+        count = 2 if op == "complex" else 1
+        drawn = [jax.random.uniform(next(keys), (B, T, *inner, D), jnp.float32, low, 0.7) for _ in range(count)]
+        return tuple(drawn) if op == "complex" else drawn[0]
 
     a, b, weight = planes(0.1), planes(-0.7), planes(-0.7)
-    scan = linear_scan if op == "linear" else complex_scan
+    scan: Callable[..., Any] = complex_scan if op == "complex" else linear_scan
+    if op == "block/blocks":
+        a, b, weight, scan = planes(-0.5, 2, 2), planes(-0.7, 2), planes(-0.7, 2), block_scan
 
     def forward(a: Any, b: Any, weight: Any) -> Any:
         return scan(a, b, impl=impl)[0]
@@ -96,9 +109,20 @@ def _copy(numbers: int) -> Callable[[], Any]:
 def write_table(found: Iterable[Row]) -> None:
     """Puts the fastest implementation of every row in the table of this kind of device."""
     table = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.is_file() else {}
-    entries = [{**row.case, "impl": row.numbers["best"]} for row in found]
+    entries = [_entry(row) for row in found]
     table[choice.kind()] = entries
     write_atomically(TUNED, json.dumps(table, indent=1) + "\n")
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    case, impl = row.case, row.numbers["best"]
+    width = _width(case["op"], case["B"], case["D"])
+    return {"op": case["op"], "T": case["T"], "width": width, "pass": case["pass"], "impl": impl}
+
+
+def _width(op: str, B: int, D: int) -> int:
+    """Numbers of one step (of one plane where there are two), as `choose` is asked with."""
+    return B * D * (2 if op == "block/blocks" else 1)
 
 
 def _worst_auto(rows: Any) -> float | None:

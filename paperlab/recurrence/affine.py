@@ -3,7 +3,7 @@
     h_t = A_t h_{t-1} + b_t                       the maps of two steps compose:  (A, b) then (A', b') = (A' A, A' b + b')
 
 What A is (a number, a complex number, a block, a matrix) is a `Structure`: four functions on trees of arrays. The three orders of
-evaluation and the backward pass are written once, for all of them. Here the time axis is the first of every leaf.
+evaluation and the backward pass are written once, for all of them; here the time axis is the first of every leaf.
 
     sequential    T steps, work T, memory 1 beside the output            lax.scan
     associative   2 log2 T levels, work 2 T compositions, memory T       lax.associative_scan
@@ -39,25 +39,9 @@ class Structure(NamedTuple):
     outer: Callable[[Tree, Tree], Tree]
 
 
-def scan(structure: Structure, A: Tree, b: Tree, h0: Tree, *, impl: str, reverse: bool = False, chunk: int = CHUNK):
-    """Runs the recurrence along the first axis.
-
-    Args:
-      A: coefficients, leaves [T, ...], or [1, ...] where they are the same at every step; other axes broadcast against b's.
-      b: inputs, leaves [T, ...], all of one floating dtype, which is the dtype of everything here.
-      h0: the state before the first step (with `reverse`: after the last), shaped like b without its first axis.
-      impl: "sequential", "associative" or "chunked".
-
-    Returns:
-      (h, last): every state, shaped like b, and the one that the recurrence ends with.
-    """
-    if impl == "sequential":
-        return _sequential(structure, A, b, h0, reverse)
-    return _solve(structure, impl, reverse, chunk, A, b, h0)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _solve(structure: Structure, impl: str, reverse: bool, chunk: int, A: Tree, b: Tree, h0: Tree) -> tuple[Tree, Tree]:
+def solve(structure: Structure, impl: str, reverse: bool, chunk: int, A: Tree, b: Tree, h0: Tree) -> tuple[Tree, Tree]:
+    """`associative` or `chunked`, along the first axis of every leaf. Returns (h, last)."""
     if impl == "associative":
         h = _associative(structure, A, b, h0, reverse)
     else:
@@ -66,29 +50,37 @@ def _solve(structure: Structure, impl: str, reverse: bool, chunk: int, A: Tree, 
 
 
 def _forward(structure: Structure, impl: str, reverse: bool, chunk: int, A: Tree, b: Tree, h0: Tree) -> tuple:
-    h, last = _solve(structure, impl, reverse, chunk, A, b, h0)
+    h, last = solve(structure, impl, reverse, chunk, A, b, h0)
     return (h, last), (A, h, h0)
 
 
 def _backward(structure: Structure, impl: str, reverse: bool, chunk: int, kept: tuple, cotangents: tuple) -> tuple:
-    A, h, h0 = kept
-    g, g_last = cotangents
+    def run(A: Tree, b: Tree, h0: Tree) -> Tree:
+        return solve(structure, impl, not reverse, chunk, A, b, h0)[0]
+
+    return adjoint(structure, run, *kept, *cotangents, reverse=reverse)
+
+
+def adjoint(
+    structure: Structure, run: Callable[..., Tree], A: Tree, h: Tree, h0: Tree, g: Tree, g_last: Tree, *, reverse: bool
+) -> tuple[Tree, Tree, Tree]:
+    """Cotangents of A, b and h0 from those of every state and of the last; `run(A, b, h0)` runs a recurrence the other way."""
     end = 0 if reverse else -1
     g = jax.tree.map(lambda g, last: _added(g, last, end), g, g_last)
     nothing = jax.tree.map(jnp.zeros_like, h0)
-    adjoint = structure.transpose(jax.tree.map(lambda x: _shifted(x, not reverse), A))
-    l, _ = _solve(structure, impl, not reverse, chunk, adjoint, g, nothing)
+    l = run(structure.transpose(jax.tree.map(lambda x: _shifted(x, not reverse), A)), g, nothing)
     before = jax.tree.map(lambda h, h0: _entering(h, h0, reverse), h, h0)
-    dA = jax.tree.map(_sum_to, structure.outer(l, before), A)
+    dA = jax.tree.map(sum_to, structure.outer(l, before), A)
     first = _at(A, -1 if reverse else 0)
     dh0 = structure.act(structure.transpose(first), _at(l, -1 if reverse else 0))
-    return dA, l, jax.tree.map(_sum_to, dh0, h0)
+    return dA, l, jax.tree.map(sum_to, dh0, h0)
 
 
-_solve.defvjp(_forward, _backward)
+solve.defvjp(_forward, _backward)
 
 
-def _sequential(structure: Structure, A: Tree, b: Tree, h0: Tree, reverse: bool) -> tuple[Tree, Tree]:
+def sequential(structure: Structure, A: Tree, b: Tree, h0: Tree, reverse: bool) -> tuple[Tree, Tree]:
+    """`scan` as one `lax.scan`, the definition; differentiable in both modes."""
     invariant, varying = _split(A)
 
     def step(h: Tree, now: tuple) -> tuple[Tree, Tree]:
@@ -123,7 +115,7 @@ def _chunked(structure: Structure, A: Tree, b: Tree, h0: Tree, reverse: bool, ch
     through, local = lax.associative_scan(partial(_then, structure), (A, b), reverse=reverse, axis=1)
     end = 0 if reverse else -1
     leaving, exits = jax.tree.map(lambda x: x[:, end], (through, local))
-    h, _ = _sequential(structure, leaving, exits, h0, reverse)
+    h, _ = sequential(structure, leaving, exits, h0, reverse)
     entering = jax.tree.map(lambda h, h0: _entering(h, h0, reverse)[:, None], h, h0)
     h = jax.tree.map(jnp.add, structure.act(through, entering), local)
     keep = slice(fill, None) if reverse else slice(T)
@@ -137,7 +129,7 @@ def _then(structure: Structure, earlier: tuple, later: tuple) -> tuple:
 
 
 def reset(A: Tree, starts: Array) -> Tree:
-    """A with zeros where a segment starts, so that nothing comes over its border. starts: [T, ...], leading axes of A's leaves."""
+    """A with zeros where a segment starts, so that nothing comes over its border. starts: leading axes of A's leaves."""
 
     def cut(x: Array) -> Array:
         shape = jnp.broadcast_shapes(x.shape[: starts.ndim], starts.shape)
@@ -149,9 +141,9 @@ def reset(A: Tree, starts: Array) -> Tree:
 
 def starts(segment_ids: Array, *, axis: int, reverse: bool) -> Array:
     """Where a state is reset: at every step whose id is not that of the step before (in reverse: after) it."""
-    ids = jnp.moveaxis(segment_ids, axis, 0)
-    changed, never = ids[1:] != ids[:-1], jnp.zeros_like(ids[:1], bool)
-    return jnp.concatenate([changed, never] if reverse else [never, changed])
+    changed = jnp.diff(segment_ids, axis=axis) != 0
+    never = jnp.zeros_like(lax.slice_in_dim(segment_ids, 0, 1, axis=axis), bool)
+    return jnp.concatenate([changed, never] if reverse else [never, changed], axis=axis)
 
 
 def length(tree: Tree) -> int:
@@ -214,7 +206,7 @@ def _cut(x: Array, pad: tuple[int, int], chunk: int) -> Array:
     return x.reshape(-1, chunk, *x.shape[1:])
 
 
-def _sum_to(x: Array, like: Array) -> Array:
+def sum_to(x: Array, like: Array) -> Array:
     """The sum of x over the axes along which `like` was broadcast."""
     axes = tuple(i for i, (n, m) in enumerate(zip(x.shape, like.shape, strict=True)) if m == 1 and n != 1)
     return x.sum(axes, keepdims=True).astype(like.dtype) if axes else x.astype(like.dtype)

@@ -18,7 +18,6 @@ Source: ParaRNN (arXiv 2510.21450), section 2 and appendix D.2 (block-diagonal r
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -27,6 +26,7 @@ from paperlab.recurrence.affine import Tree
 from paperlab.recurrence.choice import choose
 from paperlab.recurrence.kernels import pallas
 from paperlab.recurrence.linear import IMPLEMENTATIONS, linear_scan
+from paperlab.recurrence.orders import scan
 
 STRUCTURES = ("blocks", "heads", "dense", "diagonal")
 MOST_PLANES = 4  # K^3 products are written out below; beyond this a matmul is the shorter program
@@ -56,6 +56,14 @@ PLANES = affine.Structure(
     outer=lambda l, h: tuple(tuple(l_i * h_j for h_j in h) for l_i in l),
 )
 
+# Arrays [..., K, K, n] acting on arrays [..., K, n].
+BLOCKS = affine.Structure(
+    act=lambda A, h: (A * h[..., None, :, :]).sum(-2),
+    compose=lambda later, earlier: (later[..., None, :] * earlier[..., None, :, :, :]).sum(-3),
+    transpose=lambda A: A.swapaxes(-2, -3),
+    outer=lambda l, h: l[..., :, None, :] * h[..., None, :, :],
+)
+
 # Arrays [..., d, d] acting on arrays [..., d].
 MATRICES = affine.Structure(
     act=lambda A, h: jnp.einsum("...ij,...j->...i", A, h, precision=lax.Precision.HIGHEST),
@@ -81,6 +89,7 @@ AS_PLANES = Layout(
     lambda h: jnp.stack(h, axis=-2),
 )
 AS_MATRICES = Layout(MATRICES, lambda A: A, lambda b: b, lambda h: h)
+AS_BLOCKS = Layout(BLOCKS, lambda A: A, lambda b: b, lambda h: h)
 # Blocks of many variables: one matrix a channel.
 BLOCKS_AS_MATRICES = Layout(
     MATRICES, lambda A: jnp.moveaxis(A, -1, -3), lambda b: b.swapaxes(-1, -2), lambda h: h.swapaxes(-1, -2)
@@ -117,6 +126,7 @@ def block_scan(
       segment_ids: integers [..., T] in the leading axes of b; where the id changes the state is reset to zero before the step. h0
         belongs to the segment that comes first.
       impl: "auto" (the fastest measured for this backend, length and width), "sequential" (T steps, work T applications, memory 1),
+        "in_place" (the same, without copies that bring the time axis to the front),
         "associative" (2 log2 T levels, work 2 T compositions, memory of T coefficients), "chunked" (T/C steps, the same work and
         memory) or "pallas". Gradients cost one more run, in reverse, and keep A and h.
       chunk: steps of a chunk, for "chunked".
@@ -140,19 +150,27 @@ def block_scan(
     if impl == "pallas":
         return pallas("block_scan")
     wide = jnp.promote_types(b.dtype, jnp.float32)
-    layout = AS_MATRICES if structure != "blocks" else AS_PLANES if b.shape[-2] <= MOST_PLANES else BLOCKS_AS_MATRICES
-    coefficients = A.astype(wide).reshape((1,) * (b.ndim + 1 - A.ndim) + A.shape)
-    tree = layout.coefficient(jnp.moveaxis(coefficients, time, 0))
+    layout = _layout(structure, b.shape[-2], impl)
+    tree = layout.coefficient(A.astype(wide).reshape((1,) * (b.ndim + 1 - A.ndim) + A.shape))
     if segment_ids is not None:
         tree = affine.reset(tree, _starts(segment_ids, b.ndim - state_axes(structure), time, reverse))
-    inputs = layout.vector(jnp.moveaxis(b.astype(wide), time, 0))
-    before = jax.tree.map(lambda x: jnp.zeros_like(x[0]), inputs) if h0 is None else layout.vector(h0.astype(wide))
-    h, last = affine.scan(layout.engine, tree, inputs, before, impl=impl, reverse=reverse, chunk=chunk)
-    return jnp.moveaxis(layout.array(h), 0, time).astype(b.dtype), layout.array(last)
+    inputs = layout.vector(b.astype(wide))
+    before = layout.vector(jnp.zeros(b.shape[:time] + b.shape[time + 1 :], wide) if h0 is None else h0.astype(wide))
+    h, last = scan(layout.engine, tree, inputs, before, axis=time, impl=impl, reverse=reverse, chunk=chunk)
+    return layout.array(h).astype(b.dtype), layout.array(last)
+
+
+def _layout(structure: str, K: int, impl: str) -> Layout:
+    """Planes let a tree of compositions stay elementwise; a walk in place reads whole blocks."""
+    if structure != "blocks":
+        return AS_MATRICES
+    if impl == "in_place":
+        return AS_BLOCKS
+    return AS_PLANES if K <= MOST_PLANES else BLOCKS_AS_MATRICES
 
 
 def _starts(segment_ids: Array, ndim: int, time: int, reverse: bool) -> Array:
-    """[T, ...] with one axis for every axis of b that is not one of a state."""
+    """With one axis for every axis of b that is not one of a state."""
     starts = affine.starts(segment_ids, axis=time, reverse=reverse)
     return starts.reshape(*starts.shape, *(1,) * (ndim - starts.ndim))
 

@@ -1,8 +1,8 @@
 """Which implementation `impl="auto"` means: the fastest that was measured on this kind of device, at the nearest length and width.
 
 The table is tuned.json, which `python -m paperlab.bench recurrence --tune` writes. What it does not hold (another device, another
-recurrence) follows its nearest relative: on a CPU the sequential form; elsewhere, not measured, the associative one, since there a
-step that waits costs more than the work of a tree.
+recurrence) follows its nearest relative: on a CPU step by step (in place where the recurrence is linear); elsewhere, not measured,
+the associative one, since there a step that waits costs more than the work of a tree.
 """
 
 import json
@@ -24,10 +24,11 @@ def choose(op: str, T: int, width: int, dtype: Any, which: str = "both") -> str:
     """
     rows = [row for row in table().get(kind(), ()) if row["op"] == op and row["pass"] == which]
     if not rows:
-        return "sequential" if jax.default_backend() == "cpu" else "associative"
+        step_by_step = "sequential" if op == "newton" else "in_place"
+        return step_by_step if jax.default_backend() == "cpu" else "associative"
 
     def distance(row: dict[str, Any]) -> float:
-        return abs(log2(row["T"] / T)) + abs(log2(row["D"] / max(width, 1)))
+        return abs(log2(row["T"] / T)) + abs(log2(row["width"] / max(width, 1)))
 
     return str(min(rows, key=distance)["impl"])
 
@@ -40,5 +41,5 @@ def kind() -> str:
 
 @cache
 def table() -> dict[str, list[dict[str, Any]]]:
-    """{kind of device: [{"op", "T", "D", "dtype", "pass", "impl"}]}, empty where nothing was measured."""
+    """{kind of device: [{"op", "T", "width", "pass", "impl"}]}, empty where nothing was measured."""
     return json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.is_file() else {}

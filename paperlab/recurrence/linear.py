@@ -3,7 +3,8 @@
     h_t = a_t * h_{t-1} + b_t,    h_{-1} = h0        `linear_scan`: real;  `complex_scan`: complex, as two real planes
 
     impl          steps in time   work        memory beside a, b, h
-    sequential    T               T           1
+    sequential    T               T           1, after copies that bring the time axis to the front
+    in_place      T               T           1; arrays are read and written where they lie, the gradient is one pass
     associative   2 log2 T        about 3 T   T
     chunked       T/C             about 4 T   T
     pallas        T/C             T           1, in a kernel
@@ -21,8 +22,9 @@ from jax import Array
 from paperlab.recurrence import affine
 from paperlab.recurrence.choice import choose
 from paperlab.recurrence.kernels import pallas
+from paperlab.recurrence.orders import scan
 
-IMPLEMENTATIONS = ("auto", "sequential", "associative", "chunked", "pallas")
+IMPLEMENTATIONS = ("auto", "sequential", "in_place", "associative", "chunked", "pallas")
 
 Planes = tuple[Array, Array]
 
@@ -71,7 +73,8 @@ def linear_scan(
       reverse: h_t = a_t h_{t+1} + b_t from the last step to the first; h0 is then the state after the last one.
       segment_ids: integers shaped like b without its axes after time, e.g. [B, T]; where the id changes the state is reset to zero
         before the step. h0 belongs to the segment that comes first.
-      impl: "auto" (the fastest measured for this backend, length and width), "sequential", "associative", "chunked" or "pallas".
+      impl: "auto" (the fastest measured for this backend, length and width), "sequential", "in_place", "associative", "chunked" or
+        "pallas".
       chunk: steps of a chunk, for "chunked".
 
     Returns:
@@ -130,24 +133,19 @@ def _run(
         return pallas(f"{op}_scan")
     wide = jnp.promote_types(dtype, jnp.float32)
     rest = shape[:time] + shape[time + 1 :]
-    A = jax.tree.map(lambda x: _time_first(x.astype(wide), time, len(shape)), a)
-    inputs = jax.tree.map(lambda x: jnp.moveaxis(x.astype(wide), time, 0), b)
+    A = jax.tree.map(lambda x: x.astype(wide).reshape((1,) * (len(shape) - x.ndim) + x.shape), a)
+    inputs = jax.tree.map(lambda x: x.astype(wide), b)
     state = (
         jax.tree.map(lambda x: jnp.zeros(rest, wide), b) if h0 is None else jax.tree.map(lambda x: x.astype(wide), h0)
     )
     if segment_ids is not None:
         A = affine.reset(A, _starts(segment_ids, shape, time, reverse))
-    h, last = affine.scan(structure, A, inputs, state, impl=impl, reverse=reverse, chunk=chunk)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, time).astype(dtype), h), last
-
-
-def _time_first(a: Array, time: int, ndim: int) -> Array:
-    a = a.reshape((1,) * (ndim - a.ndim) + a.shape)
-    return jnp.moveaxis(a, time, 0)
+    h, last = scan(structure, A, inputs, state, axis=time, impl=impl, reverse=reverse, chunk=chunk)
+    return jax.tree.map(lambda x: x.astype(dtype), h), last
 
 
 def _starts(segment_ids: Array, shape: tuple[int, ...], time: int, reverse: bool) -> Array:
-    """[T, ...] with one axis for every axis of the states."""
+    """With one axis for every axis of b."""
     if segment_ids.ndim > len(shape) or segment_ids.shape[time : time + 1] != (shape[time],):
         raise ValueError(f"segment_ids must be shaped like b {shape} without its last axes, got {segment_ids.shape}")
     starts = affine.starts(segment_ids, axis=time, reverse=reverse)

@@ -230,7 +230,7 @@ def _system(
     starts = None
     if segment_ids is not None:
         ids = jnp.broadcast_to(flipped(segment_ids), lead)
-        starts = jnp.moveaxis(affine.starts(ids, axis=time, reverse=False), 0, time)
+        starts = affine.starts(ids, axis=time, reverse=False)
     mask = None if mask is None else jnp.broadcast_to(flipped(mask), lead).astype(bool)
     after = jax.eval_shape(cell.step, params, x, jax.ShapeDtypeStruct((*lead, *cell.state), wide))
     if after.shape != (*lead, *cell.state):

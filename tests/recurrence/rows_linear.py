@@ -7,7 +7,7 @@ from paperlab.recurrence import complex_scan, linear_scan
 from tests.recurrence.laws import Law
 
 B, D = 2, 3
-IMPLS = ("associative", "chunked")
+IMPLS = ("in_place", "associative", "chunked")
 
 
 def _uniform(key, shape, dtype):

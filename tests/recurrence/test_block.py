@@ -43,7 +43,7 @@ def draw(name, T, seed=0):
     return random.uniform(-0.8, 0.8, (T, *of_A)), random.standard_normal((T, *of_b)), random.standard_normal(of_b)
 
 
-@pytest.mark.parametrize("impl", ["sequential", "associative", "chunked"])
+@pytest.mark.parametrize("impl", ["sequential", "in_place", "associative", "chunked"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_a_plain_loop(name, impl):
     with jax.enable_x64(True):
@@ -54,7 +54,7 @@ def test_equals_a_plain_loop(name, impl):
         np.testing.assert_array_equal(last, h[-1])
 
 
-@pytest.mark.parametrize("impl", ["associative", "chunked"])
+@pytest.mark.parametrize("impl", ["in_place", "associative", "chunked"])
 @pytest.mark.parametrize("name", ["2x2", "dense"])
 def test_one_coefficient_for_every_step(name, impl):
     """It need not be written out, and its gradient is the sum over time and batch."""

@@ -29,7 +29,7 @@ def loops(jaxpr):
 
 
 def expected(impl):
-    return {"sequential": {T}, "associative": set(), "chunked": {T // CHUNK}}[impl]
+    return {"sequential": {T}, "in_place": {T}, "associative": set(), "chunked": {T // CHUNK}}[impl]
 
 
 @pytest.mark.parametrize(("impl", "law"), AFFINE, ids=_names(AFFINE))
@@ -48,7 +48,7 @@ def test_steps_in_time_of_the_gradient(impl, law):
     assert len(found) == (0 if impl == "associative" else 2)
 
 
-@pytest.mark.parametrize("impl", ["associative", "chunked"])
+@pytest.mark.parametrize("impl", ["in_place", "associative", "chunked"])
 def test_a_gradient_keeps_coefficients_and_states_only(impl):
     """What is saved for the backward pass: a, h and h0, not the levels of a tree."""
     args = varying(T, 0, jnp.float32)
@@ -68,11 +68,11 @@ def test_second_derivatives():
     def curvature(impl):
         return jax.grad(lambda a: (jax.grad(value)(a, impl) * direction).sum())(args["a"])
 
-    for impl in ("associative", "chunked"):
+    for impl in ("in_place", "associative", "chunked"):
         assert jnp.allclose(curvature(impl), curvature("sequential"), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("impl", ["associative", "chunked"])
+@pytest.mark.parametrize("impl", ["in_place", "associative", "chunked"])
 def test_second_derivatives_inside_a_loop(impl):
     args = varying(7, 0, jnp.float32)
 
@@ -115,6 +115,7 @@ def test_any_axis_holds_the_time():
     want, last = linear_scan(**args)
     for axis in (0, 1, 2):
         a, b = (jnp.moveaxis(args[name], 1, axis) for name in "ab")
-        got, end = linear_scan(a, b, args["h0"], axis=axis, impl="chunked", chunk=2)
-        assert jnp.allclose(jnp.moveaxis(got, axis, 1), want, atol=1e-6)
-        assert jnp.allclose(end, last, atol=1e-6)
+        for impl in ("in_place", "chunked"):
+            got, end = linear_scan(a, b, args["h0"], axis=axis, impl=impl, chunk=2)
+            assert jnp.allclose(jnp.moveaxis(got, axis, 1), want, atol=1e-6)
+            assert jnp.allclose(end, last, atol=1e-6)
