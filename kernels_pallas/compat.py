@@ -19,6 +19,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 __all__ = [
     "get_topology_desc",
     "gpu_mesh",
+    "gpu_races",
     "gpu_simulation",
     "mosaic_gpu",
     "pallas_tpu",
@@ -50,6 +51,13 @@ def gpu_mesh() -> AbstractContextManager[Any]:
     """A context in which programs for an H100 can be lowered, or simulated, on a machine without one."""
     device = AbstractDevice(device_kind=H100, platform="gpu", num_cores=132)
     return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+
+
+def gpu_races() -> bool:
+    """Whether the last simulated Hopper kernel raced."""
+    from jax._src.pallas.mosaic_gpu.interpret.gpu_callbacks import get_races
+
+    return get_races().races_found
 
 
 def register_cuda() -> None:

@@ -108,7 +108,7 @@ def default(cell: Cell, how: str, case: dict[str, Any]) -> Config | None:
     if how in ("tpu", "interpret"):
         return tpu.Config()
     if how == "hopper":
-        return hopper.default(cell, jnp.dtype(case["dtype"]).itemsize)
+        return hopper.default(cell, case["B"], case["D"], jnp.dtype(case["dtype"]).itemsize)
     return ChunkedConfig() if how == "chunked" else None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from math import ceil, log2
 from typing import Any
 
@@ -43,16 +44,9 @@ def _example(cell: Cell, case: Case, key: Any) -> tuple[Array | None, ...]:
 
 def _configs(cell: Cell, case: Case, platform: str) -> tuple[Any, ...]:
     first = api.default(cell, platform, case)
+    others: list[Any] = hopper.candidates(cell, jnp.dtype(case["dtype"]).itemsize)
     if platform == "tpu":
-        others = [
-            tpu.Config(time, rows, channels)
-            for time in (256, 512, 1024)
-            for rows in (16, 32, 64)
-            for channels in (128, 256)
-        ]
-    else:
-        itemsize = jnp.dtype(case["dtype"]).itemsize
-        others = hopper.candidates(cell, itemsize)
+        others = [tpu.Config(*sizes) for sizes in product((256, 512, 1024), (16, 32, 64), (128, 256))]
     return tuple(dict.fromkeys((first, *others)))
 
 
