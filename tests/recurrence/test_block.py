@@ -1,8 +1,6 @@
 """block_scan beside the laws of the table: every structure against plain loops, known answers, what it refuses."""
 
-import os
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +9,9 @@ import pytest
 
 from paperlab.recurrence.block import AS_PLANES, BLOCKS_AS_MATRICES, MATRICES, PLANES, block_scan
 from paperlab.recurrence.jacobian import as_matrix
+from tests.golden.folder import FOLDER, needs_known_answers
 from tests.recurrence.laws import QUICK
 
-GOLDEN = Path(os.environ.get("PAPERLAB_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
-needs_golden = pytest.mark.skipif(
-    not GOLDEN.is_dir(), reason="the folder of known answers is not here (PAPERLAB_GOLDEN)"
-)
 SHAPES = {
     "diagonal": ("diagonal", (4,), (4,)),
     "2x2": ("blocks", (2, 2, 3), (2, 3)),
@@ -99,10 +94,10 @@ def test_composition_is_associative_and_planes_are_matrices(name):
 
 
 @pytest.mark.parametrize("kind", ["diag", "block2", "block3", "dense"])
-@needs_golden
+@needs_known_answers()
 def test_known_linear_solves(kind):
     """s_t = J_t s_{t-1} + r_t, rows and columns of blocks in the order variable, channel."""
-    with np.load(GOLDEN / "pararnn" / "linear_solve_L45.npz") as file, jax.enable_x64(True):
+    with np.load(FOLDER / "pararnn" / "linear_solve_L45.npz") as file, jax.enable_x64(True):
         J, r, want = (file[f"{kind}_{name}"] for name in ("J", "r", "sol"))
         structure = STRUCTURE_OF.get(kind, "diagonal")
         if structure == "blocks":
@@ -114,9 +109,9 @@ def test_known_linear_solves(kind):
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
 
 
-@needs_golden
+@needs_known_answers()
 def test_known_blocks_with_gradients():
-    with np.load(GOLDEN / "_kernels" / "block2x2_scan_f64.npz") as file, jax.enable_x64(True):
+    with np.load(FOLDER / "_kernels" / "block2x2_scan_f64.npz") as file, jax.enable_x64(True):
         J, b, h0, g = (jnp.asarray(file[name]) for name in ("J", "b", "h0", "cotangent"))
 
         def run(J, b, h0):

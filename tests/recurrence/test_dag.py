@@ -1,8 +1,6 @@
 """Recurrences on graphs: against paths written out, level by level against edge by edge, pruning, known answers."""
 
-import os
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,9 @@ import numpy as np
 import pytest
 
 from paperlab.recurrence import dag
+from tests.golden.folder import FOLDER, needs_known_answers
 
-ROOT = Path(os.environ.get("PAPERLAB_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "plstm"
+ROOT = FOLDER / "plstm"
 
 
 def random_graph(nodes, share, seed):
@@ -166,7 +165,7 @@ def test_bad_graphs_are_named():
     assert dag.oriented([(2, 1), (1, 2)]).tolist() == [[1, 2]]
 
 
-@pytest.mark.skipif(not ROOT.is_dir(), reason="the folder of known answers is not here (PAPERLAB_GOLDEN)")
+@needs_known_answers("plstm")
 @pytest.mark.parametrize("name", ["graph_P_9", "graph_D_9"])
 def test_known_graphs(name):
     with jax.enable_x64(True), np.load(ROOT / f"{name}.npz", allow_pickle=False) as file:

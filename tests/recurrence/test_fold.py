@@ -1,9 +1,7 @@
 """Folds against the monoids that everyone knows, against each other, and the learnt operator against known answers."""
 
-import os
 from functools import partial, reduce
 from math import ceil, log2
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paperlab.recurrence.fold import Operator, associativity_loss, left_fold, symmetrised, tree_fold
+from tests.golden.folder import FOLDER, needs_known_answers
 from tests.recurrence.test_structure import loops
 
 BIG = 1e9
@@ -174,14 +173,9 @@ def test_symmetrised_is_commutative_to_the_last_bit():
     np.testing.assert_array_equal(operator(a, b), operator(b, a))
 
 
-GOLDEN = (
-    Path(os.environ.get("PAPERLAB_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "lcm" / "binary_gru.npz"
-)
-
-
-@pytest.mark.skipif(not GOLDEN.is_file(), reason="the folder of known answers is not here (PAPERLAB_GOLDEN)")
+@needs_known_answers("lcm")
 def test_the_binary_gru_of_the_paper():
-    with jax.enable_x64(True), np.load(GOLDEN, allow_pickle=False) as known:
+    with jax.enable_x64(True), np.load(FOLDER / "lcm" / "binary_gru.npz", allow_pickle=False) as known:
         params = {name: jnp.asarray(known[name]) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         operator = Operator(symmetrised(partial(gru, params)), "approximately")
         recurrent = Operator(lambda h, x: gru(params, x, h))

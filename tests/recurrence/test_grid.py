@@ -1,9 +1,7 @@
 """Recurrences on grids: node by node, by diagonals of blocks and merged are one function; closed forms; known answers."""
 
-import os
 from functools import partial
 from math import comb
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +10,15 @@ import pytest
 
 from paperlab.recurrence import dag, grid
 from paperlab.recurrence.grid import Edges, Gates
+from tests.golden.folder import FOLDER, needs_known_answers
 from tests.recurrence.laws import QUICK
 from tests.recurrence.test_structure import loops
 
-ROOT = Path(os.environ.get("PAPERLAB_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "plstm"
+ROOT = FOLDER / "plstm"
 grid_memory = jax.jit(grid.grid_memory, static_argnames=("impl", "chunk", "scale"), compiler_options=QUICK)
 gating = jax.jit(grid.gating, compiler_options=QUICK)
 attend = jax.jit(grid.attend, static_argnames="scale", compiler_options=QUICK)
-KNOWN = pytest.mark.skipif(not ROOT.is_dir(), reason="the folder of known answers is not here (PAPERLAB_GOLDEN)")
+KNOWN = needs_known_answers("plstm")
 J = {"JT": 2, "JO": 2, "JQ": 1, "JK": 2, "JV": 1}
 MISSING = {"all": (), "L": ("dl",), "R": ("ru",), "row": ("ru", "dl", "du", "source_d", "mark_u")}
 

@@ -1,9 +1,7 @@
 """ParaRNN's known answers (golden/pararnn/README.md): trajectories, Newton iterates, Jacobians, adjoints, gradients."""
 
 import json
-import os
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +13,12 @@ from paperlab.recurrence.newton import newton_iterates, newton_solve
 from paperlab.recurrence.newton_cell import Solver
 from paperlab.recurrence.newton_loop import adjoint
 from paperlab.recurrence.newton_system import Reduction, System, entering
+from tests.golden.folder import FOLDER, needs_known_answers
 from tests.recurrence.cells import elman, gru, lstm
 from tests.recurrence.laws import QUICK
 
-FOLDER = Path(os.environ.get("PAPERLAB_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "pararnn"
-CASES = json.loads((FOLDER / "cases.json").read_text()) if FOLDER.is_dir() else {}
+ROOT = FOLDER / "pararnn"
+CASES = json.loads((ROOT / "cases.json").read_text()) if ROOT.is_dir() else {}
 CELLS = [name for name, case in CASES.items() if case["kind"].endswith("_cell")]
 ITERATIONS = 16
 
@@ -36,7 +35,7 @@ def answers(name):
     """(what we compute, what is known), under the known names."""
     case = CASES[name]
     cell = cell_of(case["options"])
-    with np.load(FOLDER / name) as file, jax.enable_x64(True):
+    with np.load(ROOT / name) as file, jax.enable_x64(True):
         known = {key: file[key] for key in file.files}
         found = run(cell, {key: known[key] for key in case["params"]}, known["x"], known["w"])
         return {key: np.asarray(value) for key, value in found.items()}, known
@@ -121,7 +120,7 @@ def test_iterate_k_is_exact_on_its_prefix(name):
     assert got["iterates"].shape[2] > ITERATIONS
 
 
-@pytest.mark.skipif(not CELLS, reason="the folder of known answers is not here (PAPERLAB_GOLDEN)")
+@needs_known_answers("pararnn")
 def test_the_chaotic_cell_explodes_on_its_way():
     got, want = answers("elman_dense_chaotic_L64.npz")
     assert got["residuals"].max() > 1e15
