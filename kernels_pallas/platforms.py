@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 import jax
+from jax.sharding import AxisType
 
 IMPLEMENTATIONS = ("auto", "reference", "chunked", "pallas", "interpret")
 PLATFORMS = ("tpu", "hopper")
@@ -80,6 +81,8 @@ def choose(op: str, impl: str, supports: Callable[[str], Support], known: tuple[
     found = (
         supports(here) if here in PLATFORMS else no(f"there is no kernel for {here!r}, only for TPU and Hopper GPUs")
     )
+    if found and impl != "interpret":
+        found = _undivided()
     if found:
         return "interpret" if impl == "interpret" else here
     if impl != "auto":
@@ -88,3 +91,11 @@ def choose(op: str, impl: str, supports: Callable[[str], Support], known: tuple[
         _said.add((op, found.reason))
         log.warning("%s: no kernel, plain JAX instead: %s", op, found.reason)
     return "chunked"
+
+
+def _undivided() -> Support:
+    """A kernel is a program of one device, which XLA can't split over the mesh in use."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    split = [name for name, kind in kinds if kind != AxisType.Manual and mesh.shape[name] > 1]
+    return no(f"the mesh splits {', '.join(split)}; call it inside jax.shard_map(check_vma=False)") if split else YES

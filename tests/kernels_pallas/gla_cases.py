@@ -84,7 +84,7 @@ def _rest(arrays: dict) -> dict:
     return {name: arrays[name] for name in ("log_beta", "initial_state")}
 
 
-@partial(compiled, static_argnames=("impl", "chunk", "sub_chunk"))
+@partial(compiled, static_argnames=("impl", "chunk", "sub_chunk", "config"))
 def everything(arrays: dict, options: dict, **settings) -> dict:
     """Outputs, final state and the gradient of every array, for fixed random cotangents."""
     (o, state), vjp = jax.vjp(lambda arrays: call(arrays, options, **settings), arrays)
