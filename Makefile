@@ -1,6 +1,6 @@
 # `make run` and `make test` set everything up by themselves. What each target does: `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-kernels run test lint claims bench faults report notebooks tables lock clean
+.PHONY: help setup setup-kernels run test lint claims bench faults gpu wheels report notebooks tables lock clean
 
 DEVICE ?= $(shell cat .venv/.device 2>/dev/null || echo cpu)
 CONFIG ?= experiments/gla.py
@@ -43,6 +43,15 @@ bench: $(READY)  ## Measure speed, as ratios: make bench [ARGS="step data"]
 
 faults: $(READY)  ## Kill, damage and resume real runs: make faults [ARGS="--rounds=20 --seed=1"]
 	@$(PY) -m tests.faults $(ARGS)
+
+# A GPU machine without a network keeps the Python that it has: $(PYTHON), or the first that has JAX.
+gpu:  ## All that needs an NVIDIA GPU, in 9 minutes, resumable: make gpu [ARGS="--quick"] [PYTHON=python3]
+	@for python in $(PYTHON) $(PY) python3; do \
+		if $$python -c 'import jax' 2>/dev/null; then exec $$python scripts/gpu.py $(ARGS); fi; \
+	done; echo "make gpu: no Python here has JAX; make setup DEVICE=cuda13, or PYTHON=/path/to/one" >&2; exit 1
+
+wheels: $(READY)  ## Download into ./wheels what a GPU machine without a network lacks
+	@$(PY) scripts/wheels.py $(ARGS)
 
 report: $(READY)  ## Write report.html: runs, claims, benchmarks, faults: make report [ARGS="runs/a --out=x.html"]
 	@$(PY) -m paperlab.report $(ARGS)

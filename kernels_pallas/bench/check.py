@@ -37,7 +37,7 @@ def wanted(subject: Subject) -> Wanted:
 
         def evaluate(*floating: Any) -> Any:
             out, back = jax.vjp(run, *floating)
-            given = [jnp.zeros_like(x) if w is None else w for x, w in zip(out, weights, strict=True)]
+            given = [jnp.zeros_like(x) if w is None else w.astype(x.dtype) for x, w in zip(out, weights, strict=True)]
             return out, back(given)
 
         out, gradients = jax.jit(evaluate)(*wide)

@@ -15,7 +15,7 @@ from kernels_pallas.bench import check, xla
 from kernels_pallas.bench.device import Ceilings
 from kernels_pallas.bench.record import Row
 from kernels_pallas.bench.subject import Subject
-from kernels_pallas.bench.timing import Plan, Samples, interleaved, median, quartiles
+from kernels_pallas.bench.timing import Call, Plan, Samples, interleaved, median, quartiles
 from kernels_pallas.bench.torch_side import TorchPeers
 from kernels_pallas.op import Case, Op
 
@@ -44,27 +44,13 @@ def rows(op: Op, case: Case, setting: Setting, passes: tuple[str, ...] = PASSES)
 def row(subject: Subject, which: str, right: check.Wanted, setting: Setting) -> Row:
     """One row."""
     contenders = [*xla.own(subject), *xla.others(subject.op.name, foreign=setting.foreign)]
-    errors: dict[str, float | None] = {}
-    refused: dict[str, str] = {}
-    calls = {}
-    for program in compile_all(contenders, subject, which, refused):
-        label = program.contender.label
-        try:
-            errors[label] = wrong = _error(program, subject, which, right)
-            if wrong is not None and wrong > check.limit(subject.case):
-                refused[label] = f"wrong: relative error {wrong:.2g} against float64"
-                continue
-            calls[label] = xla.calls(program, subject, which)
-            jax.block_until_ready(calls[label](0))
-        except Exception as error:
-            refused[label] = xla.short(error)
-            calls.pop(label, None)
-    samples = interleaved(calls, setting.plan, jax.block_until_ready) if calls else {}
-    calls.clear()
+    found = sift(contenders, subject, which, right)
+    samples = interleaved(found.calls, setting.plan, jax.block_until_ready)
+    found.calls.clear()
     if setting.torch is not None:
-        samples |= _from_torch(setting.torch, subject, which, right, setting.plan, errors, refused)
-    narrow = _serial(subject, which, setting) if setting.narrow else None
-    return made(subject, which, samples, errors, refused, setting.ceilings, narrow)
+        samples |= _from_torch(setting.torch, subject, which, right, setting.plan, found)
+    serial_ms = _serial(subject, which, setting) if setting.narrow else None
+    return made(subject, which, samples, found, setting.ceilings, serial_ms)
 
 
 def checked(op: Op, case: Case) -> list[Row]:
@@ -74,70 +60,75 @@ def checked(op: Op, case: Case) -> list[Row]:
     contenders = xla.own(subject)
     if platforms.platform() not in platforms.PLATFORMS:
         contenders.insert(0, xla.implementation(op, "interpret", "interpret"))
-    found = []
+    rows = []
     for which in PASSES:
-        errors: dict[str, float | None] = {}
-        refused: dict[str, str] = {}
-        for program in compile_all(contenders, subject, which, refused):
-            label = program.contender.label
-            try:
-                errors[label] = wrong = _error(program, subject, which, right)
-                if wrong is not None and wrong > check.limit(subject.case):
-                    refused[label] = f"wrong: relative error {wrong:.2g} against float64"
-            except Exception as error:
-                refused[label] = xla.short(error)
-        nothing: Row = {"ms": {}, "spread": {}, "rounds": 0, "errors": errors, "refused": refused}
-        found.append({"bench": op.name, "case": subject.case | {"pass": which}, **nothing})
-    return found
+        found = sift(contenders, subject, which, right)
+        told: Row = {"errors": found.errors, "refused": found.refused}
+        rows.append(
+            {"bench": op.name, "case": subject.case | {"pass": which}, "ms": {}, "spread": {}, "rounds": 0, **told}
+        )
+    return rows
 
 
-def compile_all(contenders: list[xla.Contender], subject: Subject, which: str, refused: dict[str, str]) -> list[Any]:
-    """Compiles all of them, several at a time; writes who cannot be into `refused`."""
+class Sifted(NamedTuple):
+    """calls: ready to be timed, of those whose numbers are right; errors: None for another function; refused: reasons."""
 
-    def attempt(contender: xla.Contender) -> xla.Program | BaseException:
+    calls: dict[str, Call]
+    errors: dict[str, float | None]
+    refused: dict[str, str]
+
+
+def sift(contenders: list[xla.Contender], subject: Subject, which: str, right: check.Wanted) -> Sifted:
+    """Compiles the contenders, several at a time, and compares their numbers with float64."""
+
+    def attempt(contender: xla.Contender) -> xla.Program | Exception:
         try:
             return xla.compiled(contender, subject.arrays, which)
         except Exception as error:
             return error
 
+    found = Sifted({}, {}, {})
     with ThreadPoolExecutor(max_workers=8) as pool:
-        found = list(pool.map(attempt, contenders))
-    refused |= {
-        c.label: xla.short(made) for c, made in zip(contenders, found, strict=True) if isinstance(made, BaseException)
-    }
-    return [made for made in found if isinstance(made, xla.Program)]
+        programs = list(pool.map(attempt, contenders))
+    for (label, *_), program in zip(contenders, programs, strict=True):
+        try:
+            if isinstance(program, Exception):
+                raise program
+            _admit(label, program, subject, which, right, found)
+        except Exception as error:
+            found.refused[label] = xla.short(error)
+            found.calls.pop(label, None)
+    return found
 
 
-def _error(program: xla.Program, subject: Subject, which: str, right: check.Wanted) -> float | None:
-    """The worst relative error of results, and of gradients where they are asked for; None for another function."""
-    if not program.contender.same:
-        return None
-    results, gradients = xla.evaluate(program, subject, gradients=which == "both")
-    return _worst(results, gradients, right)
+def _admit(label: str, program: xla.Program, subject: Subject, which: str, right: check.Wanted, found: Sifted) -> None:
+    if program.contender.same:
+        found.errors[label] = wrong = _worst(*xla.evaluate(program, subject, gradients=which == "both"), right)
+        if wrong > check.limit(subject.case):
+            raise xla.RefusedError(f"wrong: relative error {wrong:.2g} against float64")
+    else:
+        found.errors[label] = None
+    found.calls[label] = xla.calls(program, subject, which)
+    jax.block_until_ready(found.calls[label](0))
 
 
 def _worst(results: list[Any], gradients: list[Any], right: check.Wanted) -> float:
+    """The worst relative error of results, and of gradients where there are some."""
     return max(check.results_error(results, right), check.gradients_error(gradients, right) if gradients else 0.0)
 
 
 def _from_torch(
-    torch: TorchPeers,
-    subject: Subject,
-    which: str,
-    right: check.Wanted,
-    plan: Plan,
-    errors: dict[str, float | None],
-    refused: dict[str, str],
+    torch: TorchPeers, subject: Subject, which: str, right: check.Wanted, plan: Plan, found: Sifted
 ) -> Samples:
     samples: Samples = {}
     for label, same in torch.labels(subject.op.name):
         told = torch.measure(subject, label, which, plan)
         if "refused" in told:
-            refused[label] = told["refused"]
+            found.refused[label] = told["refused"]
             continue
-        errors[label] = wrong = _worst(told["results"], told["gradients"], right) if same else None
+        found.errors[label] = wrong = _worst(told["results"], told["gradients"], right) if same else None
         if wrong is not None and wrong > check.limit(subject.case):
-            refused[label] = f"wrong: relative error {wrong:.2g} against float64"
+            found.refused[label] = f"wrong: relative error {wrong:.2g} against float64"
             continue
         samples[label] = told["ms"]
     return samples
@@ -159,8 +150,7 @@ def made(
     subject: Subject,
     which: str,
     samples: Samples,
-    errors: dict[str, float | None],
-    refused: dict[str, str],
+    sifted: Sifted,
     ceilings: Ceilings,
     serial_ms: float | None,
 ) -> Row:
@@ -190,7 +180,7 @@ def made(
             "ratio_to_serial": None if serial_ms is None else mine / serial_ms,
             "ratio_to": {label: ratio(samples, ours, label) for label in times if label != ours},
         }
-    return found | {"errors": errors, "refused": refused, "rounds_of": counts}
+    return found | {"errors": sifted.errors, "refused": sifted.refused, "rounds_of": counts}
 
 
 def ratio(samples: Samples, label: str, base: str) -> float:
