@@ -100,17 +100,20 @@ def simulated(case: str, seed: int) -> dict[str, jax.Array]:
     arrays, options = draw(case)
     B, T, H, K = arrays["q"].shape
 
-    @compiled
     def run(arrays):
         q, k, v, log_alpha, state = (arrays[n] for n in ("q", "k", "v", "log_alpha", "initial_state"))
         x = canonical(q, k, v, log_alpha, None, None, state, options.get("segment_ids"))
         o, last = tpu(x, TpuConfig(chunk=16), tpu_simulation(random_seed=seed))
         return o.reshape(B, T, H, -1), last.reshape(B, H, K, -1)
 
-    result, vjp = jax.vjp(run, {n: a for n, a in arrays.items() if n != "log_beta"})
-    rng = np.random.default_rng(7)
-    (gradients,) = vjp(tuple(jnp.asarray(rng.normal(size=a.shape), a.dtype) for a in result))
-    return {"o": result[0], "state": result[1]} | {f"d{n}": g for n, g in gradients.items() if g is not None}
+    @compiled
+    def everything(arrays):
+        result, vjp = jax.vjp(run, arrays)
+        rng = np.random.default_rng(7)
+        return *result, vjp(tuple(jnp.asarray(rng.normal(size=a.shape), a.dtype) for a in result))[0]
+
+    o, state, gradients = everything({n: a for n, a in arrays.items() if n != "log_beta"})
+    return {"o": o, "state": state} | {f"d{n}": g for n, g in gradients.items() if g is not None}
 
 
 @pytest.mark.parametrize(("case", "seed"), [("multi-query", 0), ("scalar", 1)])
