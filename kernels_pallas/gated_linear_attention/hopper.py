@@ -98,7 +98,7 @@ def _gradients(config: HopperConfig, interpret: Any, saved: tuple[Array, ...], c
     q_start, k_end, weights, gamma = intra(q, k, gate, interpret)
     _, _, states = run(q_start, k_end, weights, gamma, v, state, reverse=False)
     dv, dstate, dstates = run(k_end, q_start, weights, gamma, do, dlast, reverse=True)
-    dq, dk, dgate = gradients(q, k, v, gate, do, states, dstates, interpret)
+    dq, dk, dgate = gradients(q, k, v, gate, gamma, do, states, dstates, interpret)
     G = k.shape[2]
     return dq, _grouped(dk, G), _grouped(dv, G), _grouped(dgate, G), dstate
 

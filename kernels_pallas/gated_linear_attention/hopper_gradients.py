@@ -10,6 +10,9 @@ A level's two matmuls fill different rows, so they go into one accumulator. In d
 is taken out of S_n+1 = gamma * S_n + k_end^T v, where it would cancel: what is left is a sum over i < t.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -36,6 +39,7 @@ from kernels_pallas.gated_linear_attention.hopper_tiles import (
     summed,
     tile_of,
     upto,
+    wide,
     zeros,
 )
 
@@ -43,12 +47,20 @@ STAGES = 2
 
 
 def gradients(
-    q: Array, k: Array, v: Array, log_alpha: Array, do: Array, states: Array, dstates: Array, interpret=None
+    q: Array,
+    k: Array,
+    v: Array,
+    log_alpha: Array,
+    gamma: Array,
+    do: Array,
+    states: Array,
+    dstates: Array,
+    interpret=None,
 ) -> tuple[Array, Array, Array]:
     """Cotangents of q and k (bfloat16) and of log_alpha (float32), each [B,T,H,K]; heads of a group are not summed yet.
 
     Args:
-      q, k, v, log_alpha: as in `intra` and `pass_states`.
+      q, k, v, log_alpha, gamma: as in `intra` and `pass_states`.
       do: [B,T,H,V] bfloat16.
       states, dstates: [B,N,H,V,K] bfloat16, S_n before chunk n and dS_n+1 after it.
     """
@@ -63,9 +75,8 @@ def gradients(
             struct((B, T, H, K), jnp.float32),
         ),
         scratch_types=(
-            shared(CHUNK, WIDTH),
-            shared(CHUNK, WIDTH),
-            shared(CHUNK, WIDTH, dtype=jnp.float32),
+            shared(2, CHUNK, WIDTH),
+            shared(1, CHUNK, WIDTH, dtype=jnp.float32),
             *(tile,) * 4,
             mgpu.Barrier(num_arrivals=3),
             mgpu.Barrier(num_arrivals=4, num_barriers=STAGES),
@@ -75,15 +86,16 @@ def gradients(
         compiler_params=mgpu.CompilerParams(approx_math=True),
         interpret=interpret,
     )
-    return kernel(q, k, log_alpha, v, do, states, dstates)
+    return kernel(q, k, log_alpha, gamma, v, do, states, dstates)
 
 
 def _body(H: int, G: int, tiles: int, simulated: bool):
-    def body(q_ref, k_ref, g_ref, *refs):
-        sources, (dq_ref, dk_ref, dg_ref), (q, k, g, *buffers, entered, loaded) = refs[:4], refs[4:7], refs[7:]
+    def body(q_ref, k_ref, g_ref, gamma_ref, *refs):
+        sources, (dq_ref, dk_ref, dg_ref), (qk, gate, *buffers, entered, loaded) = refs[:4], refs[4:7], refs[7:]
         sequence, chunk, channels = lax.axis_index("sequence"), lax.axis_index("chunk"), lax.axis_index("keys")
         batch, head = lax.div(sequence, jnp.int32(H)), lax.rem(sequence, jnp.int32(H))
         group, time, channels = group_of(head, H, G), part(chunk, CHUNK), part(channels, WIDTH)
+        q, k, g = qk.at[0], qk.at[1], gate.at[0]
         mgpu.copy_gmem_to_smem(q_ref.at[batch, time, head, channels], q, entered)
         mgpu.copy_gmem_to_smem(k_ref.at[batch, time, group, channels], k, entered)
         mgpu.copy_gmem_to_smem(g_ref.at[batch, time, group, channels], g, entered)
@@ -98,12 +110,9 @@ def _body(H: int, G: int, tiles: int, simulated: bool):
             mgpu.copy_gmem_to_smem(dS_ref.at[batch, chunk, head, values, channels], dS, loaded.at[slot])
 
         dP, dq, dk, through = _contract(load, buffers, loaded, tiles, simulated)
-        spare = [buffer.at[slot] for buffer in buffers for slot in range(STAGES)]
         mgpu.barrier_wait(entered)
-        dq, dk, dg = _inside(q, k, g, spare, dP, dq, dk, through)
-        put(q, dq)
-        put(k, dk)
-        put(g, dg)
+        gamma = gamma_ref.at[batch, chunk, head, channels]
+        _inside(partial(_tiles, qk, gate, buffers), gamma, dP, dq, dk, through, simulated)
         mgpu.copy_smem_to_gmem(q, dq_ref.at[batch, time, head, channels])
         mgpu.copy_smem_to_gmem(k, dk_ref.at[batch, time, head, channels])
         mgpu.copy_smem_to_gmem(g, dg_ref.at[batch, time, head, channels])
@@ -120,10 +129,10 @@ def _contract(load, buffers, loaded, tiles: int, simulated: bool):
         slot = lax.rem(i, jnp.int32(STAGES))
         mgpu.barrier_wait(loaded.at[slot])
         v, do, S, dS = (buffer.at[slot] for buffer in buffers)
+        through = through + (wide(S) * wide(dS)).sum(axis=0)
         dP = matmul((do, v.transpose((1, 0))), onto=dP, simulated=simulated)
         dq = matmul((do, S), onto=dq, simulated=simulated)
         dk = matmul((v, dS), onto=dk, simulated=simulated)
-        through = through + (tile_of(S).astype(jnp.float32) * tile_of(dS).astype(jnp.float32)).sum(axis=0)
         mgpu.commit_smem()
 
         @pl.when(i + STAGES < tiles)
@@ -136,35 +145,45 @@ def _contract(load, buffers, loaded, tiles: int, simulated: bool):
         load(jnp.int32(i), i)
     nothing = mgpu.layout_cast(jnp.zeros((WIDTH,), jnp.float32), mgpu.Layout.WGMMA.reduce(0))
     square = zeros(CHUNK, WIDTH)
-    return over(tiles, add, (square, square, square, nothing))
+    return lax.optimization_barrier(over(tiles, add, (square, square, square, nothing)))
 
 
-def _inside(q, k, g, spare, dP: Array, dq: Array, dk: Array, through: Array) -> tuple[Array, Array, Array]:
-    """dq, dk and dg from sums over the value channels; `spare` are tiles that are free."""
-    high, low, x, marks, dP_tile, block, *_ = spare
-    gates = tile_of(g)
-    split(gates, high, low)
-    through = through * jnp.exp(gates.sum(axis=0))
+def _tiles(qk, gate, buffers) -> list:
+    """q, k, g and what is free after the sums over the value channels, at places that the compiler does not know: else it keeps
+    the addresses of all of them in registers through the loop over the levels."""
+    nothing = lax.optimization_barrier(jnp.int32(0))
+    free = [buffer.at[nothing + slot] for buffer in buffers for slot in range(STAGES)]
+    return [qk.at[nothing], qk.at[nothing + 1], gate.at[nothing], *free]
+
+
+def _inside(tiles: Callable, gamma, dP: Array, dq: Array, dk: Array, through: Array, simulated: bool) -> None:
+    """Leaves dq, dk and dg where q, k and g were, from the sums over the value channels."""
+    q, k, g, high, low, _, marks, dP_tile, block, *_ = tiles()
     put(dP_tile, dP)
-    dk_end = dk * jnp.exp(summed(after(), marks, high, low))
+    split(tile_of(g), high, low)
+    put(g, dk * jnp.exp(summed(after(), marks, high, low)))
     dq = dq * jnp.exp(summed(upto(), marks, high, low))
-    put(block, jnp.where(diagonal(), dP, 0.0))
-    dq, dk = dq + matmul((block, k)), matmul((block, q))
+    put(block, jnp.where(diagonal(), wide(dP_tile), 0.0))
+    dq = matmul((block, k), onto=dq, simulated=simulated)
+    dk = matmul((block, q))
 
     def level(l, sums):
         dq, dk = sums
+        q, k, _, high, low, x, marks, dP_tile, block, *_ = tiles()
         decay = jnp.exp(summed(between(l), marks, high, low))
-        values = jnp.where(later(l), tile_of(q).astype(jnp.float32), tile_of(k).astype(jnp.float32))
-        put(x, values * decay)
-        put(block, jnp.where(pairs(l), tile_of(dP_tile).astype(jnp.float32), 0.0))
+        put(x, jnp.where(later(l), wide(q), wide(k)) * decay)
+        put(block, jnp.where(pairs(l), wide(dP_tile), 0.0))
         both = matmul((block, x), (block.transpose((1, 0)), x)) * decay
         return dq + jnp.where(later(l), both, 0.0), dk + jnp.where(later(l), 0.0, both)
 
     dq, dk = over(LEVELS, level, (dq, dk))
+    q, k, g, high, low, _, marks, _, _, high_end, low_end = tiles()
+    split(wide(q) * dq - wide(k) * dk, high, low)
+    split(wide(k) * tile_of(g), high_end, low_end)
+    put(q, dq)
+    put(k, dk + tile_of(g))
     row, column = rows_and_columns()
-    keys = tile_of(k).astype(jnp.float32)
-    split(tile_of(q).astype(jnp.float32) * dq - keys * dk, high, low)
-    dg = summed(column >= row, marks, high, low)
-    split(keys * dk_end, high, low)
-    dg = dg + summed(column < row, marks, high, low) + lax.broadcast_in_dim(through, dg.shape, [1])
-    return dq, dk + dk_end, dg
+    through = through * mgpu.load(gamma, layout=mgpu.Layout.WGMMA.reduce(0), optimized=False)
+    dg = lax.broadcast_in_dim(through, (CHUNK, WIDTH), [1])
+    dg = dg + summed(column >= row, marks, high, low)
+    put(g, dg + summed(column < row, marks, high_end, low_end))

@@ -30,6 +30,7 @@ from kernels_pallas.gated_linear_attention.hopper_tiles import (
     summed,
     tile_of,
     upto,
+    wide,
     zeros,
 )
 
@@ -93,15 +94,15 @@ def _body(H: int, G: int, tiles: int):
 
             def level(l, P):
                 decay = jnp.exp(summed(between(l), marks, high, low))
-                values = jnp.where(later(l), tile_of(q).astype(jnp.float32), tile_of(k).astype(jnp.float32))
+                values = jnp.where(later(l), wide(q), wide(k))
                 put(x, values * decay)
                 return P + jnp.where(pairs(l), matmul((x, x.transpose((1, 0)))), 0.0)
 
             P = over(LEVELS, level, P)
             start = jnp.exp(summed(upto(), marks, high, low))
-            put(q, tile_of(q).astype(jnp.float32) * start)
+            put(q, wide(q) * start)
             end = jnp.exp(summed(after(), marks, high, low))
-            put(k, tile_of(k).astype(jnp.float32) * end)
+            put(k, wide(k) * end)
             mgpu.copy_smem_to_gmem(q, qs_ref.at[batch, time, head, channels])
             mgpu.copy_smem_to_gmem(k, ke_ref.at[batch, time, head, channels])
             mgpu.copy_smem_to_gmem(row, gamma_ref.at[batch, chunk, head, channels])

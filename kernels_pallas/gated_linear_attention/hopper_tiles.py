@@ -34,9 +34,11 @@ def shared(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
 
 
 def rows_and_columns() -> tuple[Array, Array]:
-    """Token numbers of a [64,64] tile."""
+    """Token numbers of a [64,64] tile; behind a barrier, or the compiler keeps every mask in registers from the start."""
+    axes = [mgpu.broadcasted_iota(jnp.int32, (CHUNK,), 0, layout=mgpu.Layout.WGMMA.reduce(1 - i)) for i in (0, 1)]
+    row, column = (lax.optimization_barrier(axis) for axis in axes)
     shape = (CHUNK, CHUNK)
-    return tuple(mgpu.broadcasted_iota(jnp.int32, shape, axis, layout=mgpu.Layout.WGMMA) for axis in (0, 1))
+    return lax.broadcast_in_dim(row, shape, [0]), lax.broadcast_in_dim(column, shape, [1])
 
 
 def later(level: Array | int) -> Array:
@@ -117,6 +119,11 @@ def summed(where: Array, marks: Any, high: Any, low: Any) -> Array:
 def tile_of(ref: Any) -> Array:
     """A tile of shared memory in registers, as wgmma lays its results out."""
     return mgpu.load(ref, layout=mgpu.Layout.WGMMA)
+
+
+def wide(ref: Any) -> Array:
+    """A bfloat16 tile in registers, as float32."""
+    return tile_of(ref).astype(jnp.float32)
 
 
 def zeros(*shape: int) -> Array:
