@@ -6,9 +6,13 @@ from kernels_pallas.op import Op
 
 # name: the module that holds it as OP (or, for several in one, as OPS[name])
 MODULES: dict[str, str] = {
+    "linear_scan": "kernels_pallas.scan.op",
+    "complex_scan": "kernels_pallas.scan.op",
+    "block2_scan": "kernels_pallas.scan.op",
     "gla": "kernels_pallas.gated_linear_attention.op",
     "newton_gru": "kernels_pallas.newton.op",
     "newton_lstm": "kernels_pallas.newton.op",
+    "plstm_grid": "kernels_pallas.plstm.op",
 }
 
 

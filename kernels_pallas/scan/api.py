@@ -6,9 +6,9 @@
     complex_scan   complex, as two real planes  S4D, S5, LRU
     block2_scan    a 2 x 2, h of two            cells of two coupled variables, e.g. the Newton steps of an LSTM
 
-Each is `impl` "reference" (T steps), "chunked" (plain JAX, T/64 steps), "pallas" (a kernel of a TPU or a Hopper GPU: every byte
-moved once, the state in float32), "interpret" (the TPU kernel on any device, for tests) or "auto". Gradients cost one more run of
-the same kernel the other way.
+Each is `impl` "reference" (T steps), "chunked" (plain JAX, 3 sqrt(T) steps), "pallas" (a kernel of a TPU or a Hopper GPU: every
+byte moved once, the state in float32), "interpret" (the TPU kernel on any device, for tests) or "auto". Gradients cost one more run
+of the same kernel the other way.
 
 Source: Martin and Cundy 2018 (arXiv 1709.04057), section 2; Smith et al. 2023 (arXiv 2208.04933), appendix H; ParaRNN (arXiv
 2510.21450), appendix D.2.
@@ -19,6 +19,7 @@ from jax import Array
 
 from kernels_pallas.configs import tuned
 from kernels_pallas.platforms import YES, Support, choose, no
+from kernels_pallas.scan import hopper_tiles, tpu_tiles
 from kernels_pallas.scan.algebra import BLOCK2, COMPLEX, REAL, Algebra, Planes
 from kernels_pallas.scan.config import Config
 from kernels_pallas.scan.groups import Group, invariant, sizes
@@ -115,18 +116,22 @@ def block2_scan(
     return h[0], jnp.stack(last, axis=1)
 
 
-def supports(platform: str, algebra: Algebra, a: Group, b: Group) -> Support:
-    """Whether the kernel of a platform takes these groups."""
+def supports(platform: str, algebra: Algebra, a: Group, b: Group, config: Config | None) -> Support:
+    """Whether the kernel of a platform takes these groups with these sizes of tiles."""
     for name, group in (("a", a), ("b", b)):
         if group[0].dtype not in (jnp.float32, jnp.bfloat16):
             return no(f"{name} is {group[0].dtype}, the kernels take float32 and bfloat16")
-    return YES
+    if platform == "hopper" and b[0].shape[0] > hopper_tiles.MOST_SEQUENCES:
+        return no(f"B = {b[0].shape[0]} is more than the {hopper_tiles.MOST_SEQUENCES} sequences of a grid")
+    if config is None:
+        return YES
+    return tpu_tiles.allowed(config) if platform == "tpu" else hopper_tiles.allowed(config)
 
 
 def _run(
     algebra: Algebra, a: Group, b: Group, h0: Planes | None, reverse: bool, impl: str, config: Config | None
 ) -> tuple[Group, Planes]:
-    how = choose(algebra.name, impl, lambda platform: supports(platform, algebra, a, b))
+    how = choose(algebra.name, impl, lambda platform: supports(platform, algebra, a, b, config))
     B, T, D = sizes(b)
     wide = jnp.promote_types(b[0].dtype, jnp.float32)
     if config is None:

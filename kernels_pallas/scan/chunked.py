@@ -1,15 +1,16 @@
-"""The same in plain JAX for any device: every chunk at once, then the chunks one after the other.
+"""The same in plain JAX for any device, in about 2 C + T / C steps that wait for one another, C near the root of T.
 
-Inside a chunk maps (a, b) compose by an associative scan; between chunks a lax.scan hands the state on. Steps in time: T / CHUNK.
+Time is cut into chunks of C steps, which all go at once: first each says what it does to a state (its coefficient over the whole
+way, and the state it ends with from zero), then one state after the other enters its chunk, then the chunks run from those.
 """
+
+from math import ceil, log2
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from kernels_pallas.scan.algebra import Algebra, Planes, add
 from kernels_pallas.scan.groups import Group, grouped, invariant, planes
-
-CHUNK = 64
 
 
 def forward(algebra: Algebra, a: Group, b: Group, h0: Planes, *, reverse: bool) -> tuple[Group, Planes]:
@@ -44,34 +45,33 @@ def backward(
 def _states(algebra: Algebra, a: Planes, b: Planes, h0: Planes, reverse: bool) -> Planes:
     """Every state; the last chunk (in reverse the first) is filled up with steps that are cut off again."""
     B, T, D = b[0].shape
-    C = min(CHUNK, T)
+    C = 2 ** ceil(log2(T) / 2)
     N = -(-T // C)
-    if a[0].ndim == 2:
-        a = tuple(jnp.broadcast_to(x[:, None, None], (x.shape[0], 1, C, D)) for x in a)
-    else:
-        a = tuple(_cut(x, N, C, reverse) for x in a)
-    cut = tuple(_cut(x, N, C, reverse) for x in b)
-    through, local = lax.associative_scan(_then(algebra), (a, cut), reverse=reverse, axis=2)
-    end = 0 if reverse else -1
-    leaving = tuple(jnp.moveaxis(jnp.broadcast_to(x[:, :, end], (x.shape[0], N, D)), 1, 0) for x in through)
-    exits = tuple(jnp.moveaxis(x[:, :, end], 1, 0) for x in local)
+    fixed = tuple(x[:, None] for x in a) if a[0].ndim == 2 else None
+    varying = None if fixed else tuple(_cut(x, N, C, reverse) for x in a)
+    inputs = tuple(_cut(x, N, C, reverse) for x in b)
+
+    def summarise(carry: tuple, now: tuple) -> tuple[tuple, None]:
+        (through, h), (a, b) = carry, (fixed or now[0], now[1])
+        return (algebra.compose(a, through), add(algebra.act(a, h), b)), None
 
     def hand_on(h: Planes, now: tuple) -> tuple[Planes, Planes]:
         return add(algebra.act(now[0], h), now[1]), h
 
-    _, entering = lax.scan(hand_on, h0, (leaving, exits), reverse=reverse)
-    h = add(algebra.act(through, tuple(jnp.moveaxis(x, 0, 1)[:, :, None] for x in entering)), local)
+    def step(h: Planes, now: tuple) -> tuple[Planes, Planes]:
+        h = add(algebra.act(fixed or now[0], h), now[1])
+        return h, h
+
+    entering = tuple(x[:, None] for x in h0)
+    if N > 1:
+        chunks = jnp.zeros((B, N, D), h0[0].dtype)
+        start = tuple(chunks + x for x in algebra.identity), (chunks,) * algebra.states
+        (through, local), _ = lax.scan(summarise, start, (varying, inputs), reverse=reverse)
+        moved = tuple(jnp.moveaxis(x, 1, 0) for x in through), tuple(jnp.moveaxis(x, 1, 0) for x in local)
+        entering = tuple(jnp.moveaxis(x, 0, 1) for x in lax.scan(hand_on, h0, moved, reverse=reverse)[1])
+    _, h = lax.scan(step, entering, (varying, inputs), reverse=reverse)
     keep = slice(N * C - T, None) if reverse else slice(T)
-    return tuple(x.reshape(B, N * C, D)[:, keep] for x in h)
-
-
-def _then(algebra: Algebra):
-    """The monoid of maps h -> a h + b: first the one, then the other."""
-
-    def then(earlier: tuple, later: tuple) -> tuple:
-        return algebra.compose(later[0], earlier[0]), add(algebra.act(later[0], earlier[1]), later[1])
-
-    return then
+    return tuple(x.transpose(1, 2, 0, 3).reshape(B, N * C, D)[:, keep] for x in h)
 
 
 def _wide(group: Group, like: Planes) -> Planes:
@@ -79,10 +79,10 @@ def _wide(group: Group, like: Planes) -> Planes:
 
 
 def _cut(x: Array, N: int, C: int, reverse: bool) -> Array:
-    """[B, T, D] -> [B, N, C, D]."""
+    """[B, T, D] -> [C, B, N, D]."""
     fill = N * C - x.shape[1]
     x = jnp.pad(x, ((0, 0), (fill, 0) if reverse else (0, fill), (0, 0)))
-    return x.reshape(x.shape[0], N, C, x.shape[2])
+    return x.reshape(x.shape[0], N, C, x.shape[2]).transpose(2, 0, 1, 3)
 
 
 def _end(x: Planes, index: int) -> Planes:

@@ -14,15 +14,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from kernels_pallas.compat import mosaic_gpu, pl
+from kernels_pallas.platforms import YES, Support, no
 from kernels_pallas.scan.algebra import Algebra
 from kernels_pallas.scan.config import Config
 
 THREADS = 128
+BOX = 256  # rows or channels that the copy engine brings at once, at most
+MOST_SEQUENCES = 65535
 MULTIPROCESSORS = 132
 MEMORY = 100 * 1024  # bytes of tiles, so that two blocks of threads fit
-ROWS, STAGES = 32, 3
-OUT_STAGES = 2
-UNROLLED = 8  # rows whose values are read before the first is worked on
+LARGEST = 220 * 1024  # bytes of tiles that one block may have
+ROWS, FEWEST = 32, 8  # of a tile
+STAGES, OUT_STAGES = 3, 2
+UNROLLED = 8  # rows whose values are read before the first is worked on; half of them where a row has more than
+MOST_UNROLLED = 5 * THREADS  # numbers
 
 Values = tuple[Any, ...]
 
@@ -39,6 +44,7 @@ class Plan(NamedTuple):
     channels: int
     stages: int
     span: int
+    unrolled: int
 
     @property
     def tiles(self) -> int:
@@ -81,15 +87,33 @@ class Place(NamedTuple):
 def plan_for(algebra: Algebra, sizes: Sequence[int], reverse: bool, config: Config, widths: Sequence[int]) -> Plan:
     """The plan for arrays [B, T, D]. widths: bytes of a number in every plane that has tiles, negative for results."""
     B, T, D = sizes
-    channels = config.channels or THREADS
-    stages = config.stages or STAGES
-    a_row = channels * sum(stages * w if w > 0 else -OUT_STAGES * w for w in widths)
-    rows = min(config.rows or ROWS, pl.cdiv(T, UNROLLED) * UNROLLED)
-    while rows > UNROLLED and rows * a_row > (2 * MEMORY if config.rows else MEMORY):
-        rows //= 2
+    rows = min(config.rows or ROWS, pl.cdiv(T, FEWEST) * FEWEST)
+    stages, channels = config.stages or STAGES, config.channels or THREADS
+    most = LARGEST if config.rows else MEMORY
+
+    def memory() -> int:
+        return rows * channels * sum(stages * w if w > 0 else -OUT_STAGES * w for w in widths)
+
+    while rows > FEWEST and memory() > most:
+        rows = pl.cdiv(rows // 2, FEWEST) * FEWEST
+    while stages > 2 and memory() > LARGEST:
+        stages -= 1
+    channels = THREADS if memory() > LARGEST else channels
     tiles = pl.cdiv(T, rows)
     segments = config.segments or _segments(B * pl.cdiv(D, channels), tiles)
-    return Plan(algebra, reverse, B, T, D, rows, channels, stages, pl.cdiv(tiles, min(segments, tiles)))
+    unrolled = UNROLLED if len(widths) * channels <= MOST_UNROLLED else UNROLLED // 2
+    return Plan(algebra, reverse, B, T, D, rows, channels, stages, pl.cdiv(tiles, min(segments, tiles)), unrolled)
+
+
+def allowed(config: Config) -> Support:
+    """Whether these sizes can be those of tiles."""
+    if config.rows < 0 or config.rows % FEWEST or config.rows > BOX:
+        return no(f"config.rows = {config.rows} is no multiple of {FEWEST} up to {BOX}")
+    if config.channels not in (0, THREADS, 2 * THREADS):
+        return no(f"config.channels = {config.channels} is neither {THREADS} nor {2 * THREADS}")
+    if config.stages < 0 or config.segments < 0:
+        return no(f"{config} has a negative number")
+    return YES
 
 
 def _segments(blocks: int, tiles: int) -> int:

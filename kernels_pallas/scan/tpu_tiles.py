@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kernels_pallas.compat import pallas_tpu, pl
+from kernels_pallas.platforms import YES, Support, no
 from kernels_pallas.scan import core
 from kernels_pallas.scan.algebra import Algebra, Planes
 from kernels_pallas.scan.config import Config
@@ -76,6 +77,14 @@ def plan_for(algebra: Algebra, shape: Sequence[int], reverse: bool, config: Conf
     while rows > GROUP and 2 * arrays * rows * lanes * 4 > MEMORY:
         rows = pl.cdiv(rows // 2, GROUP) * GROUP
     return Plan(algebra, reverse, B, T, D, rows, channels)
+
+
+def allowed(config: Config) -> Support:
+    """Whether these sizes can be those of tiles."""
+    for name, size, unit in (("rows", config.rows, GROUP), ("channels", config.channels, 128)):
+        if size < 0 or size % unit:
+            return no(f"config.{name} = {size} is no multiple of {unit}")
+    return YES
 
 
 def walk(plan: Plan, group: Callable[[Any, list[Part], Any], Any], start: Any) -> Any:
