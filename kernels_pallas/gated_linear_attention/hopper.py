@@ -10,6 +10,7 @@ the backward pass. A reset between packed segments is a log gate of -1e4, whose 
 no two sums of gates are ever subtracted (hopper_tiles).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,17 +21,32 @@ from jax import Array
 from kernels_pallas import platforms
 from kernels_pallas.gated_linear_attention.hopper_gradients import gradients
 from kernels_pallas.gated_linear_attention.hopper_intra import intra
-from kernels_pallas.gated_linear_attention.hopper_states import pass_states
+from kernels_pallas.gated_linear_attention.hopper_states import pass_states, shared_bytes
 from kernels_pallas.gated_linear_attention.hopper_tiles import CHUNK, WIDTH
 from kernels_pallas.gated_linear_attention.inputs import Inputs
 
+SHARED = 224 * 1024  # of the 227 KiB a block may have
 RESET = -1e4  # exp of it is 0; sums of 64 of them are finite
 
 
 class HopperConfig(NamedTuple):
-    """stages: chunks in flight in the passes over a sequence; their tiles must fit into shared memory."""
+    """Of the passes over a sequence; more than V, shared memory or registers allow is taken down to what they do.
+
+    stages: chunks in flight. warpgroups: that compute in one block, each with 64 value channels and all with the same chunks.
+    """
 
     stages: int = 2
+    warpgroups: int = 2
+
+
+def fitting(config: HopperConfig, K: int, V: int) -> HopperConfig:
+    """`config` as it is used for these sizes."""
+    wide = V % (2 * WIDTH) == 0 and K <= 128  # two warpgroups and a loading one have 168 registers a thread
+    warpgroups = min(config.warpgroups, 2 if wide else 1)
+    stages = config.stages
+    while stages > 1 and shared_bytes(stages, warpgroups, K) > SHARED:
+        stages -= 1
+    return HopperConfig(stages, warpgroups)
 
 
 def supports_hopper(x: Inputs) -> platforms.Support:
@@ -83,9 +99,12 @@ def hopper(x: Inputs, config: HopperConfig = HopperConfig(), *, interpret: Any =
 def _hopper(q: Array, k: Array, v: Array, gate: Array, state: Array, config: HopperConfig, interpret: Any):
     """q [B,T,H,K], k, gate [B,T,G,K], v [B,T,G,V], state [B,H,V,K], T a multiple of 64 -> (o [B,T,H,V], last [B,H,V,K])."""
     q_start, k_end, weights, gamma = intra(q, k, gate, interpret)
-    return pass_states(
-        q_start, k_end, weights, gamma, v, state, reverse=False, save=False, stages=config.stages, interpret=interpret
-    )
+    return _passes(k, v, config, interpret)(q_start, k_end, weights, gamma, v, state)
+
+
+def _passes(k: Array, v: Array, config: HopperConfig, interpret: Any) -> Callable[..., tuple[Array, ...]]:
+    config = fitting(config, k.shape[-1], v.shape[-1])
+    return partial(pass_states, stages=config.stages, warpgroups=config.warpgroups, interpret=interpret)
 
 
 def _saved(q: Array, k: Array, v: Array, gate: Array, state: Array, config: HopperConfig, interpret: Any):
@@ -94,9 +113,9 @@ def _saved(q: Array, k: Array, v: Array, gate: Array, state: Array, config: Hopp
 
 def _gradients(config: HopperConfig, interpret: Any, saved: tuple[Array, ...], cotangents: tuple[Array, Array]):
     (q, k, v, gate, state), (do, dlast) = saved, cotangents
-    run = partial(pass_states, save=True, stages=config.stages, interpret=interpret)
+    run = partial(_passes(k, v, config, interpret), save=True)
     q_start, k_end, weights, gamma = intra(q, k, gate, interpret)
-    _, _, states = run(q_start, k_end, weights, gamma, v, state, reverse=False)
+    _, _, states = run(q_start, k_end, weights, gamma, v, state)
     dv, dstate, dstates = run(k_end, q_start, weights, gamma, do, dlast, reverse=True)
     dq, dk, dgate = gradients(q, k, v, gate, gamma, do, states, dstates, interpret)
     G = k.shape[2]

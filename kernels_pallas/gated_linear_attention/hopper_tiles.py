@@ -29,8 +29,10 @@ WIDTH = 64  # of a tile of channels
 
 def shared(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
     """A swizzled array in shared memory, as TMA and wgmma want it."""
+    tiling: Any = mgpu.TilingTransform
+    swizzle: Any = mgpu.SwizzleTransform
     lanes = 128 // jnp.dtype(dtype).itemsize
-    return mgpu.SMEM(shape, dtype, transforms=(mgpu.TilingTransform((8, lanes)), mgpu.SwizzleTransform(128)))
+    return mgpu.SMEM(shape, dtype, transforms=(tiling((8, lanes)), swizzle(128)))
 
 
 def rows_and_columns() -> tuple[Array, Array]:
