@@ -29,7 +29,6 @@ CASES = (
     case(8, 4096, 32, 64, 64),
     case(8, 4096, 32, 128, 128, gate="scalar"),  # RetNet in FLA's README
     case(2, 16384, 4, 64, 64),  # few heads, long
-    case(1, 32768, 16, 128, 128),
 )
 SMALL = (
     case(1, 1, 2, 8, 16, "float32", state=True),
@@ -82,7 +81,8 @@ def configurations(case: Case, platform: str) -> tuple[Any, ...]:
 
         return tuple(HopperConfig(stages=stages) for stages in ((2, 1, 3) if case["K"] <= 128 else (2, 1)))
     tiles = [0] + [tile for tile in (128, 256) if case["V"] % tile == 0 and tile < case["V"]]
-    return tuple(TpuConfig(chunk, tile) for chunk in (128, 64, 256) for tile in tiles)
+    chunks = (128, 64, 256) if case["K"] <= 256 else (128, 64)
+    return tuple(TpuConfig(chunk, tile) for chunk in chunks for tile in tiles)
 
 
 def floor(case: Case, which: str) -> Floor:

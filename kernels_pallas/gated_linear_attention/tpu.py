@@ -18,15 +18,16 @@ from kernels_pallas.gated_linear_attention.tpu_layout import LANES, Grid
 from kernels_pallas.platforms import YES, Support, no
 
 LARGEST_K = 512
-LARGEST_STATE = 256 * 512  # entries of a head's state tile [tile,K]; in the backward pass VMEM holds about ten of them
-SMALLEST_CHUNK = 16  # rows of a tile of memory of bfloat16
+LARGEST_STATE = 2**17  # entries of a head's state tile [tile,K]; in the backward pass VMEM holds about ten of them
+LARGEST_GATES = 2**16  # entries of a chunk's gates [chunk,K]; it holds two a level of their decays
+CHUNKS = (8, 16, 32, 64, 128, 256)
+SMALLEST_CHUNK = 16  # that is taken for short sequences: rows of one tile of memory of bfloat16
 
 
 class TpuConfig(NamedTuple):
-    """Block sizes of the TPU kernels.
+    """Block sizes of the TPU kernels; less is taken where less is there, or fits.
 
-    chunk: tokens a step, a power of two, at least 8. tile: value channels a program, a multiple of 128 that divides V, or all of V;
-    0: as many as fit.
+    chunk: tokens a step, one of CHUNKS. tile: value channels a program; 0: as many as fit.
     """
 
     chunk: int = 128
@@ -56,9 +57,9 @@ def tpu(x: Inputs, config: TpuConfig = TpuConfig(), interpret: Any = False) -> t
       interpret: of `pallas_call`: True, or `compat.tpu_simulation()`, runs it on any device.
 
     Raises:
-      ValueError: a block size of `config` does not fit.
+      ValueError: `config` holds what is no block size.
     """
-    return _gla(x, _grid(x, config), interpret)
+    return _gla(x, grid_of(x, config), interpret)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -81,18 +82,20 @@ def _gradients(g: Grid, interpret: Any, saved: tuple[Inputs, Array], cotangents:
 _gla.defvjp(_saved, _gradients)
 
 
-def _grid(x: Inputs, config: TpuConfig) -> Grid:
+def grid_of(x: Inputs, config: TpuConfig) -> Grid:
+    """The sizes of a call."""
     B, T, G, R, K = x.q.shape
     V = x.v.shape[-1]
-    chunk, tile = config.chunk, config.tile or _tile(K, V)
-    if chunk < 8 or chunk & (chunk - 1):
-        raise ValueError(f"config: chunk={chunk} must be a power of two and at least 8")
-    if V % tile or (tile % LANES and tile != V):
-        raise ValueError(f"config: tile={tile} must divide V={V} and be a multiple of {LANES}, or all of V")
-    return Grid(B, T, G, R, K, V, min(chunk, max(SMALLEST_CHUNK, 1 << (T - 1).bit_length())), tile)
+    if config.chunk not in CHUNKS or config.tile < 0:
+        raise ValueError(f"{config}: chunk must be one of {CHUNKS}, and tile not negative")
+    needed = max(SMALLEST_CHUNK, 1 << (T - 1).bit_length())
+    chunk = min(config.chunk, needed, LARGEST_GATES >> (K - 1).bit_length())
+    return Grid(B, T, G, R, K, V, chunk, _tile(K, V, config.tile or V))
 
 
-def _tile(K: int, V: int) -> int:
-    """The most value channels that fit, or 0."""
-    fitting = [V] if V % LANES else [tile for tile in range(V, 0, -LANES) if V % tile == 0]
-    return next((tile for tile in fitting if tile * K <= LARGEST_STATE), 0)
+def _tile(K: int, V: int, most: int = 0) -> int:
+    """Value channels of a program, at most `most` where V splits into that few; 0 where a state is too large."""
+    tiles = [V] if V % LANES else [tile for tile in range(V, 0, -LANES) if V % tile == 0 and tile * K <= LARGEST_STATE]
+    wanted = [tile for tile in tiles if not most or tile <= most]
+    tile = (wanted or tiles[-1:] or [0])[0]
+    return tile if tile * K <= LARGEST_STATE else 0

@@ -12,7 +12,7 @@ from kernels_pallas import gla, platforms, targets
 from kernels_pallas.compat import pallas_tpu
 from kernels_pallas.gated_linear_attention.core import decay, weights
 from kernels_pallas.gated_linear_attention.inputs import canonical
-from kernels_pallas.gated_linear_attention.tpu import TpuConfig, supports_tpu, tpu
+from kernels_pallas.gated_linear_attention.tpu import TpuConfig, grid_of, supports_tpu, tpu
 from tests.kernels_pallas.gla_cases import draw
 from tests.kernels_pallas.test_gla_structure import equations
 
@@ -86,13 +86,27 @@ def test_float64_is_refused_by_name():
             gla(arrays["q"], arrays["k"], arrays["v"], None, impl="interpret")
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [(TpuConfig(chunk=24), "power of two"), (TpuConfig(chunk=4), "at least 8"), (TpuConfig(tile=4), "tile=4 must")],
-)
-def test_blocks_that_do_not_fit_are_refused(config, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("config", [TpuConfig(chunk=24), TpuConfig(chunk=512), TpuConfig(tile=-1)])
+def test_blocks_of_no_size_are_refused(config):
+    with pytest.raises(ValueError, match="chunk must be one of"):
         tpu(canonical(Q, Q, V, Q, None, None, None, None), config)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "config", "chunk", "tile"),
+    [
+        ({"T": 1, "K": 64, "V": 64}, TpuConfig(), 16, 64),
+        ({"T": 100, "K": 64, "V": 64}, TpuConfig(), 128, 64),
+        ({"T": 1000, "K": 64, "V": 100}, TpuConfig(256, tile=16), 256, 100),
+        ({"T": 1000, "K": 500, "V": 1024}, TpuConfig(256), 128, 256),
+        ({"T": 1000, "K": 256, "V": 384}, TpuConfig(64, tile=256), 64, 128),
+    ],
+)
+def test_less_is_taken_where_less_is_there(sizes, config, chunk, tile):
+    q, v = (jax.ShapeDtypeStruct((1, sizes["T"], 1, sizes[n]), jnp.bfloat16) for n in "KV")
+    x = jax.eval_shape(lambda q, v: canonical(q, q, v, q, None, None, None, None), q, v)
+    got = grid_of(x, config)
+    assert (got.C, got.tile) == (chunk, tile)
 
 
 def lowered(f, *arguments) -> str:
