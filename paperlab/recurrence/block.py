@@ -21,10 +21,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from paperlab.recurrence import affine
+from paperlab.recurrence import affine, kernels
 from paperlab.recurrence.affine import Tree
 from paperlab.recurrence.choice import choose
-from paperlab.recurrence.kernels import pallas
 from paperlab.recurrence.linear import IMPLEMENTATIONS, linear_scan
 from paperlab.recurrence.orders import scan
 
@@ -128,7 +127,7 @@ def block_scan(
       impl: "auto" (the fastest measured for this backend, length and width), "sequential" (T steps, work T applications, memory 1),
         "in_place" (the same, without copies that bring the time axis to the front),
         "associative" (2 log2 T levels, work 2 T compositions, memory of T coefficients), "chunked" (T/C steps, the same work and
-        memory) or "pallas". Gradients cost one more run, in reverse, and keep A and h.
+        memory) or "pallas" (a kernel, for blocks of two variables). Gradients cost one more run, in reverse, and keep A and h.
       chunk: steps of a chunk, for "chunked".
 
     Returns:
@@ -147,13 +146,16 @@ def block_scan(
     time = _check(A, b, h0, structure, axis, segment_ids, chunk)
     if impl == "auto":
         impl = choose(f"block/{structure}", b.shape[time], b.size // b.shape[time], b.dtype)
+    starts = None if segment_ids is None else _starts(segment_ids, b.ndim - state_axes(structure), time, reverse)
     if impl == "pallas":
-        return pallas("block_scan")
+        if structure != "blocks" or b.shape[-2] != 2:
+            kernels.pallas(f"block_scan with structure={structure!r} and b {b.shape}, only for blocks of two variables")
+        return kernels.blocks(A, b, h0, time=time, reverse=reverse, starts=starts)
     wide = jnp.promote_types(b.dtype, jnp.float32)
     layout = _layout(structure, b.shape[-2], impl)
     tree = layout.coefficient(A.astype(wide).reshape((1,) * (b.ndim + 1 - A.ndim) + A.shape))
-    if segment_ids is not None:
-        tree = affine.reset(tree, _starts(segment_ids, b.ndim - state_axes(structure), time, reverse))
+    if starts is not None:
+        tree = affine.reset(tree, starts)
     inputs = layout.vector(b.astype(wide))
     before = layout.vector(jnp.zeros(b.shape[:time] + b.shape[time + 1 :], wide) if h0 is None else h0.astype(wide))
     h, last = scan(layout.engine, tree, inputs, before, axis=time, impl=impl, reverse=reverse, chunk=chunk)

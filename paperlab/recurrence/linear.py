@@ -7,7 +7,7 @@
     in_place      T               T           1; arrays are read and written where they lie, the gradient is one pass
     associative   2 log2 T        about 3 T   T
     chunked       T/C             about 4 T   T
-    pallas        T/C             T           1, in a kernel
+    pallas        T               T           1, in a kernel of a TPU or a Hopper GPU (kernels_pallas)
 
 Source: Martin and Cundy 2018 (arXiv 1709.04057), section 2; for the complex one Smith et al. 2023
 (arXiv 2208.04933), appendix H.
@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from paperlab.recurrence import affine
+from paperlab.recurrence import affine, kernels
 from paperlab.recurrence.choice import choose
-from paperlab.recurrence.kernels import pallas
 from paperlab.recurrence.orders import scan
 
 IMPLEMENTATIONS = ("auto", "sequential", "in_place", "associative", "chunked", "pallas")
@@ -129,8 +128,9 @@ def _run(
     op = "linear" if structure is REAL else "complex"
     if impl == "auto":
         impl = choose(op, shape[time], one.size // shape[time], dtype)
+    starts = None if segment_ids is None else _starts(segment_ids, shape, time, reverse)
     if impl == "pallas":
-        return pallas(f"{op}_scan")
+        return kernels.linear(a, b, h0, time=time, reverse=reverse, starts=starts)
     wide = jnp.promote_types(dtype, jnp.float32)
     rest = shape[:time] + shape[time + 1 :]
     A = jax.tree.map(lambda x: x.astype(wide).reshape((1,) * (len(shape) - x.ndim) + x.shape), a)
@@ -138,8 +138,8 @@ def _run(
     state = (
         jax.tree.map(lambda x: jnp.zeros(rest, wide), b) if h0 is None else jax.tree.map(lambda x: x.astype(wide), h0)
     )
-    if segment_ids is not None:
-        A = affine.reset(A, _starts(segment_ids, shape, time, reverse))
+    if starts is not None:
+        A = affine.reset(A, starts)
     h, last = scan(structure, A, inputs, state, axis=time, impl=impl, reverse=reverse, chunk=chunk)
     return jax.tree.map(lambda x: x.astype(dtype), h), last
 
