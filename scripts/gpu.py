@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 STEPS = ("sanity", "golden", "check", "bench", "tune", "claims")
 KEPT = ("results/", "kernels_pallas/tuned.json")
+LEAST = 5  # seconds that a step is started for
 SPARE = 60  # seconds of a step for the case that it is at when its time is over
 
 SANITY = """
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         old = state["steps"].get(name, {}).get("status")
         if (flags.steps and name not in flags.steps) or (not flags.steps and old in ("done", "failed")):
             continue
-        state["steps"][name] = perform(name, place, end, flags.op, state["sanity"]["device"])
+        state["steps"][name] = perform(name, place, end, flags.op, state)
         remember(state, place)
     print("\n".join(summary(state)))
     statuses = [state["steps"].get(name, {}).get("status", "left") for name in flags.steps or STEPS]
@@ -199,15 +200,15 @@ def sane(state: dict[str, Any], place: Place, end: float) -> bool:
     return False
 
 
-def perform(name: str, place: Place, end: float, ops: list[str], device: str) -> dict[str, Any]:
+def perform(name: str, place: Place, end: float, ops: list[str], state: dict[str, Any]) -> dict[str, Any]:
     """Runs a step within its limit and the time that is left."""
     print(f"\n== {name}", flush=True)
     if name == "claims":
         return claims(place, end)
-    return performed(step(name, place, end, ops, device), place, end)
+    return performed(step(name, place, end, ops, state), place, end)
 
 
-def step(name: str, place: Place, end: float, ops: list[str], device: str) -> Step:
+def step(name: str, place: Place, end: float, ops: list[str], state: dict[str, Any]) -> Step:
     """The command of a step; those that can stop by themselves are told when."""
     left = end - time.monotonic()
     results = place.root / "results"
@@ -215,16 +216,23 @@ def step(name: str, place: Place, end: float, ops: list[str], device: str) -> St
     if name == "golden":
         return Step(name, [sys.executable, "-m", "tests.golden"], 120)
     if name == "tune":
-        table = ["--table", str(place.root / "kernels_pallas" / "tuned.json")]
+        table = [f"--table={place.root / 'kernels_pallas' / 'tuned.json'}"]
         seconds = f"--seconds={max(1.0, min(240.0, left) - SPARE):.0f}"
         return Step(name, [sys.executable, "-m", "kernels_pallas.tune", *ops, *table, *quick, seconds], 240)
-    bench = [sys.executable, "-m", "kernels_pallas.bench", *ops, *quick]
-    slug = "".join(c if c.isalnum() else "-" for c in device.lower())
+    slug = "".join(c if c.isalnum() else "-" for c in state["sanity"]["device"].lower())
+    bench = [
+        sys.executable,
+        "-m",
+        "kernels_pallas.bench",
+        *ops,
+        *quick,
+        *(["--resume"] if name in state["steps"] else []),
+    ]
     if name == "check":
-        return Step(name, [*bench, "--only-check", f"--json={results / 'gpu' / f'check-{slug}.json'}"], 150)
+        seconds = f"--seconds={max(1.0, min(200.0, left) - SPARE):.0f}"
+        return Step(name, [*bench, "--only-check", f"--json={results / 'gpu' / f'check-{slug}.json'}", seconds], 200)
     seconds = f"--seconds={max(1.0, min(330.0, left) - SPARE):.0f}"
-    file = results / "bench" / f"kernels-{slug}.json"
-    return Step(name, [*bench, "--peers", "--resume", f"--json={file}", seconds], 330)
+    return Step(name, [*bench, "--peers", f"--json={results / 'bench' / f'kernels-{slug}.json'}", seconds], 330)
 
 
 def claims(place: Place, end: float) -> dict[str, Any]:
@@ -251,7 +259,7 @@ def performed(step: Step, place: Place, end: float, *, loud: bool = True) -> dic
     """{"status": "done" | "failed" | "left", "seconds", "said": its last words}; ends the step where its time is over."""
     start = time.monotonic()
     limit = min(step.seconds, end - start - 2)
-    if limit < 5:
+    if limit < LEAST:
         return {"status": "left", "seconds": 0.0, "said": "no time left"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(

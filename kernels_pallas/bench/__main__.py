@@ -90,7 +90,8 @@ def run(ops: list[Op], flags: argparse.Namespace, site: str) -> int:
     file = flags.json or (
         None if flags.quick or flags.only_check else Path(f"results/bench/kernels-{device.slug()}.json")
     )
-    rows = record.read_rows(file) if file is not None and flags.resume else []
+    old = record.read_rows(file) if file is not None and flags.resume else []
+    rows = [row for row in old if "case" not in row["refused"]]
     done = {record.case_text({"op": row["bench"], **row["case"]}) for row in rows}
     left = [pair for pair in cases(ops, flags) if not finished(pair, done)]
     plan = timing.QUICK if flags.quick else timing.Plan()
@@ -152,7 +153,7 @@ def made_setting(flags: argparse.Namespace, plan: timing.Plan, site: str, stack:
         flush=True,
     )
     torch = stack.enter_context(TorchPeers(flags.torch, site)) if flags.peers else None
-    return measure.Setting(found, plan, torch, flags.peers, 2 if flags.quick else 8)
+    return measure.Setting(found, plan, torch, flags.peers, 2 if flags.quick else 8, narrow=not flags.quick)
 
 
 def measured(op: Op, case: Case, setting: measure.Setting, only_check: bool) -> list[record.Row]:

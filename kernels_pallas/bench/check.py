@@ -22,7 +22,7 @@ def limit(case: dict[str, Any]) -> float:
     return LIMITS[str(case.get("dtype", "float32"))]
 
 
-def wanted(subject: Subject) -> Wanted:
+def wanted(subject: Subject, *, gradients: bool = True) -> Wanted:
     """(results, gradients) of the checked part in float64; None for results that are not checked."""
     chosen, merge = split(tuple(None if x is None else np.asarray(x) for x in subject.part))
     weights = [
@@ -36,13 +36,15 @@ def wanted(subject: Subject) -> Wanted:
             return jax.tree.leaves(subject.op.run(*merge(floating), impl="reference"))
 
         def evaluate(*floating: Any) -> Any:
+            if not gradients:
+                return run(*floating), []
             out, back = jax.vjp(run, *floating)
             given = [jnp.zeros_like(x) if w is None else w.astype(x.dtype) for x, w in zip(out, weights, strict=True)]
             return out, back(given)
 
-        out, gradients = jax.jit(evaluate)(*wide)
+        out, found = jax.jit(evaluate)(*wide)
         kept = [None if c is None else np.asarray(x) for x, c in zip(out, subject.checked, strict=True)]
-        return kept, [np.asarray(g) for g in gradients]
+        return kept, [np.asarray(g) for g in found]
 
 
 def results_error(got: list[Any], right: Wanted) -> float:

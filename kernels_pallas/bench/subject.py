@@ -7,6 +7,7 @@ the same true of gradients.
 
 from collections.abc import Callable
 from functools import cached_property, partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from kernels_pallas.op import Case, Op
 
 CAUSAL = {"T": 256, "X": 16, "Y": 16}  # the steps along each causal axis that are checked
 Arrays = tuple[Any, ...]
+_numbers = count()
 
 
 def is_floating(x: Any) -> bool:
@@ -51,6 +53,7 @@ class Subject:
     """
 
     def __init__(self, op: Op, case: Case, seed: int = 0, most_sets: int = 8):
+        self.number = next(_numbers)  # no two subjects have the same
         self.op, self.case, self.seed, self.most_sets = op, dict(case), seed, most_sets
         self.shorter = {name: most for name, most in CAUSAL.items() if self.case.get(name, 0) > most}
         self.small = self.case | self.shorter | ({"B": 1} if "B" in self.case else {})
