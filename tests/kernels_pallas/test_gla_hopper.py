@@ -133,6 +133,17 @@ def test_weights_of_pairs_hold_no_positive_exponent():
     np.testing.assert_array_equal(gamma, 0)
 
 
+def test_gates_keep_more_than_bfloat16():
+    """64 gates that bfloat16 rounds to the same side; their sum is off by 0.016 if they are rounded, outputs by 0.004."""
+    ones = jnp.ones((1, 64, 1, 64), jnp.bfloat16)
+    gate = -(1 + 2**-8 - 2**-16) / 16
+    with compat.gpu_mesh():
+        q_start, k_end, *_ = intra(ones, ones, jnp.full(ones.shape, gate, jnp.float32), compat.gpu_simulation())
+    steps = np.arange(1, 65)
+    np.testing.assert_allclose(np.asarray(q_start, np.float64)[0, :, 0, 0], np.exp(gate * steps), rtol=4e-3)
+    np.testing.assert_allclose(np.asarray(k_end, np.float64)[0, :, 0, 0], np.exp(gate * (64 - steps)), rtol=4e-3)
+
+
 def shapes(B, T, G, R, K, V, dtype=jnp.bfloat16, **others):
     s = jax.ShapeDtypeStruct
     q, k, v = s((B, T, G, R, K), dtype), s((B, T, G, K), dtype), s((B, T, G, V), dtype)
