@@ -184,6 +184,15 @@ def test_a_peer_that_does_not_answer_is_recorded_and_the_next_is_asked(tmp_path,
             assert told == {"refused": reason}
 
 
+def test_a_process_that_ended_is_started_again(tmp_path):
+    flag = tmp_path / "flag"
+    answers = 'while read line; do echo \'{"refused": "now"}\'; done'
+    subject = Subject(standin.OP, standin.SMALL[0], most_sets=1)
+    with peers_of(tmp_path, f"if [ -e {flag} ]; then {answers}; else touch {flag}; exit 7; fi") as peers:
+        told = [peers.measure(subject, "FLA chunk_hgrn", "both", timing.QUICK)["refused"] for _ in range(2)]
+    assert told == ["its process ended with status 7: nothing said", "now"]
+
+
 def test_without_pytorch_its_peers_say_so():
     subject = Subject(standin.OP, standin.SMALL[1], most_sets=1)
     with TorchPeers() as peers:
