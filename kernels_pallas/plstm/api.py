@@ -11,7 +11,8 @@ rl, ru, dl, du: left to right, up to right, left to down, up to down. D-mode has
     impl        dependent steps    what it is
     reference   X Y                node after node, the definition
     chunked     X/c + Y/c - 1      plain JAX: tiles of c x c nodes, one anti-diagonal of tiles after another
-    pallas                         a kernel, where there is one for the device; a tile is matmuls with its gating matrix, on a TPU
+    pallas      X Y / c^2 tiles    TPU: one tile after another, a tile being matmuls with its gating matrix
+                X Y                Hopper GPU: node after node, a head and 64 x 64 of its state a block of threads
     interpret                      the TPU kernel run by Pallas's interpreter
 """
 
@@ -24,17 +25,15 @@ from jax import Array
 
 from kernels_pallas import platforms
 from kernels_pallas.configs import tuned
-from kernels_pallas.plstm import tpu
+from kernels_pallas.plstm import hopper, hopper_backward, tpu, tpu_backward
 from kernels_pallas.plstm.chunked import chunked
-from kernels_pallas.plstm.core import Gates
+from kernels_pallas.plstm.core import Gates, Inputs, Results
 from kernels_pallas.plstm.reference import reference
 from kernels_pallas.plstm.tiles import cut, uncut
 
-VMEM = 12 * 2**20
-
 
 class Config(NamedTuple):
-    """tile: the longest side of a tile of nodes."""
+    """tile: the longest side of a tile of nodes; on a Hopper GPU the most rows of a strip, whose states share 227 KiB of memory."""
 
     tile: int = 8
 
@@ -73,35 +72,25 @@ def plstm_grid(
       out [B,H,X,Y,DV] in the dtype of v, and the states that leave to the right [B,H,Y,DK,DV] and at the bottom [B,H,X,DK,DV].
       Gates and states are float32 (float64 for float64 inputs), also where q, k, v are bfloat16.
 
-      Differentiable in every array. The gradient keeps the inputs alone; behind the kernels, too, it is computed by plain JAX
-      (`chunked`), which goes through the tiles forward once more and then back.
+      Differentiable in every array. The gradient keeps the inputs alone and goes through the grid forward once more, then back;
+      behind a kernel both are kernels. Between the two live the states that enter every tile, in float32 (TPU, `chunked`), or
+      those that enter every node, in the dtype of q (Hopper).
 
     Raises:
       ValueError: shapes that do not fit, an empty array, or an `impl` that is unknown or cannot take these arguments.
     """
     gates = _gates(q, source_r, source_d, rl, ru, dl, du, mark_l, mark_u, direct)
     _check(q, k, v, gates, left, top)
-    dtype = jnp.result_type(q, k, v)
-    wide = jnp.promote_types(dtype, jnp.float32)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    gates = Gates(*(g.astype(wide) for g in gates))
-    gates = gates._replace(**{name: getattr(gates, name) * scale for name in ("mark_l", "mark_u", "direct")})
-    arrays = [x.astype(dtype) for x in (q, k, v)]
-    B, H, X, Y, DK = q.shape
-    left, top = (
-        jnp.zeros((B, H, length, DK, v.shape[-1]), wide) if x is None else x.astype(wide)
-        for x, length in ((left, Y), (top, X))
-    )
+    x = _inputs(q, k, v, gates, left, top, q.shape[-1] ** -0.5 if scale is None else scale)
     config = config or tuned("plstm_grid", case_of(q, v), Config())
-    chosen = platforms.choose("plstm_grid", impl, partial(_supports, arrays, config))
+    chosen = platforms.choose("plstm_grid", impl, partial(_supports, list(x[:3]), config))
     if chosen == "reference":
-        found = reference(*arrays, gates, left, top)
+        found = reference(x)
     elif chosen == "chunked":
-        found = chunked(*arrays, gates, left, top, config.tile)
+        found = chunked(x, config.tile)
     else:
-        found = _kernel(chosen, config, *arrays, gates, left, top)
-    out, right, bottom = found
-    return out.astype(v.dtype), right, bottom
+        found = _kernel(chosen, config, x)
+    return found.out.astype(v.dtype), found.right, found.bottom
 
 
 def supports(platform: str, q: Any, k: Any, v: Any, *others: Any, config: Config | None = None) -> platforms.Support:
@@ -127,30 +116,41 @@ def _supports(arrays: list[Any], config: Config, platform: str) -> platforms.Sup
     dtype = jnp.result_type(*(x.dtype for x in arrays))
     if dtype not in (jnp.float32, jnp.bfloat16):
         return platforms.no(f"{dtype} inputs: the kernels take float32 and bfloat16")
-    if platform == "hopper":
-        return platforms.no("there is no kernel for Hopper yet")
     (Y, DK), DV = arrays[0].shape[3:], arrays[2].shape[-1]
-    used = 4 * DK * -(-DV // 128) * 128 * 4 * (Y + config.tile)
-    if used > VMEM:
-        return platforms.no(f"the states of a column of Y = {Y} nodes take {used} bytes of VMEM, more than {VMEM}")
+    if platform == "hopper":
+        if DK % hopper.keys_of(DK) or DK % 32:
+            return platforms.no(f"DK = {DK} is neither 32 nor a multiple of 64")
+        used = hopper.shared_memory(Y, DK, dtype.itemsize, config.tile)
+        if used > hopper.SHARED_MEMORY:
+            return platforms.no(f"strips of {config.tile} rows take {used} bytes of shared memory")
+        return platforms.YES
+    used = tpu.states_memory(Y, DK, DV, config.tile)
+    if used > tpu.VMEM * 3 // 4:
+        return platforms.no(f"the states of a column of Y = {Y} nodes take {used} of {tpu.VMEM} bytes of VMEM")
     return platforms.YES
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _kernel(
-    platform: str, config: Config, q: Array, k: Array, v: Array, gates: Gates, left: Array, top: Array
-) -> tuple[Array, Array, Array]:
-    tiles = cut(q, k, v, gates, left, top, config.tile)
-    found = tpu.forward(tiles, interpret=platform == "interpret")
-    return uncut(*found, *q.shape[2:4], tiles.gates.rl.shape[-2])
+def _kernel(platform: str, config: Config, x: Inputs) -> Results:
+    if platform == "hopper":
+        return hopper.forward(x, config.tile)
+    tiles = cut(x, config.tile)
+    out, right, bottom = tpu.forward(tiles, interpret=platform == "interpret")[:3]
+    return uncut(out, right, bottom, x.q.shape[2:4], tiles.gates.rl.shape[-2])
 
 
-def _keep(platform: str, config: Config, *arguments: Any) -> tuple[tuple[Array, Array, Array], tuple]:
-    return _kernel(platform, config, *arguments), arguments
+def _keep(platform: str, config: Config, x: Inputs) -> tuple[Results, Inputs]:
+    return _kernel(platform, config, x), x
 
 
-def _gradient(platform: str, config: Config, arguments: tuple, cotangents: tuple[Array, Array, Array]) -> tuple:
-    return jax.vjp(partial(chunked, tile=config.tile), *arguments)[1](cotangents)
+def _gradient(platform: str, config: Config, x: Inputs, cotangents: Results) -> tuple[Inputs]:
+    if platform == "hopper":
+        return (hopper_backward.backward(x, cotangents, config.tile),)
+    tiles, to_inputs = jax.vjp(partial(cut, most=config.tile), x)
+    shapes = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in (tiles.v, tiles.left, tiles.top)]
+    joined = partial(uncut, size=x.q.shape[2:4], px=tiles.gates.rl.shape[-2])
+    in_tiles = jax.linear_transpose(joined, *shapes)(cotangents)
+    return to_inputs(tpu_backward.backward(tiles, Results(*in_tiles), interpret=platform == "interpret"))
 
 
 _kernel.defvjp(_keep, _gradient)
@@ -158,6 +158,17 @@ _kernel.defvjp(_keep, _gradient)
 
 def _gates(like: Array, *gates: Array | None) -> Gates:
     return Gates(*(jnp.zeros(like.shape[:4], jnp.float32) if g is None else g for g in gates))
+
+
+def _inputs(q: Array, k: Array, v: Array, gates: Gates, left: Array | None, top: Array | None, scale: float) -> Inputs:
+    dtype = jnp.result_type(q, k, v)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    gates = Gates(*(g.astype(wide) for g in gates))
+    gates = gates._replace(mark_l=gates.mark_l * scale, mark_u=gates.mark_u * scale, direct=gates.direct * scale)
+    (B, H, X, Y, DK), DV = q.shape, v.shape[-1]
+    left = jnp.zeros((B, H, Y, DK, DV), wide) if left is None else left.astype(wide)
+    top = jnp.zeros((B, H, X, DK, DV), wide) if top is None else top.astype(wide)
+    return Inputs(q.astype(dtype), k.astype(dtype), v.astype(dtype), gates, left, top)
 
 
 def _check(q: Array, k: Array, v: Array, gates: Gates, left: Array | None, top: Array | None) -> None:

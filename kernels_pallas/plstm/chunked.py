@@ -5,21 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from kernels_pallas.plstm.core import Gates, coefficients
+from kernels_pallas.plstm.core import Inputs, Results, coefficients
 from kernels_pallas.plstm.tiles import cut, uncut
 
 
-def chunked(
-    q: Array, k: Array, v: Array, gates: Gates, left: Array, top: Array, tile: int = 8
-) -> tuple[Array, Array, Array]:
-    """As `reference`. Its gradient keeps the inputs alone and computes coefficients and states again."""
-    return jax.checkpoint(_chunked, static_argnums=6)(q, k, v, gates, left, top, tile)
+def chunked(x: Inputs, most: int = 8) -> Results:
+    """As `reference`; tiles of sides up to `most`. The gradient keeps the inputs alone and computes all else again."""
+    return jax.checkpoint(_chunked, static_argnums=1)(x, most)
 
 
-def _chunked(
-    q: Array, k: Array, v: Array, gates: Gates, left: Array, top: Array, most: int
-) -> tuple[Array, Array, Array]:
-    x = cut(q, k, v, gates, left, top, most)
+def _chunked(given: Inputs, most: int) -> Results:
+    x = cut(given, most)
     nx, ny = x.q.shape[2:4]
     px = x.gates.rl.shape[-2]
     W = jax.checkpoint(coefficients)(x.gates)
@@ -44,7 +40,7 @@ def _chunked(
     (rights, _), (out, bottoms) = lax.scan(step, (x.left, downs), inputs)
     out = jnp.moveaxis(out, 3, 1)[np.arange(nx)[:, None] + np.arange(ny), np.arange(ny)]
     out = jnp.moveaxis(out, (0, 1), (2, 3))
-    return uncut(out, rights, jnp.moveaxis(bottoms[ny - 1 :], 0, 2), *q.shape[2:4], px)
+    return uncut(out, rights, jnp.moveaxis(bottoms[ny - 1 :], 0, 2), given.q.shape[2:4], px)
 
 
 def tile(q: Array, k: Array, v: Array, W: Array, left: Array, top: Array) -> tuple[Array, Array, Array]:

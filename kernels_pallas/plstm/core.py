@@ -20,6 +20,25 @@ class Gates(NamedTuple):
     direct: Array
 
 
+class Inputs(NamedTuple):
+    """Arguments of `plstm_grid` in one form: the scale of the output inside the gates, nothing missing."""
+
+    q: Array  # [B,H,X,Y,DK]
+    k: Array
+    v: Array  # [B,H,X,Y,DV], one dtype with q and k
+    gates: Gates  # [B,H,X,Y] each, float32 or float64, as the states
+    left: Array  # [B,H,Y,DK,DV]
+    top: Array  # [B,H,X,DK,DV]
+
+
+class Results(NamedTuple):
+    """What leaves the grid, in the dtype of the states."""
+
+    out: Array  # [B,H,X,Y,DV]
+    right: Array  # [B,H,Y,DK,DV]
+    bottom: Array  # [B,H,X,DK,DV]
+
+
 def node(g: Any, left: Any, up: Any, own: Any) -> tuple[Any, Any, Any]:
     """(what the node reads, state on its right edge, state on its lower edge).
 
@@ -34,6 +53,29 @@ def node(g: Any, left: Any, up: Any, own: Any) -> tuple[Any, Any, Any]:
 def passed(g: Any, left: Any, up: Any) -> tuple[Any, Any]:
     """(right, down) of a node that writes nothing."""
     return g.rl * left + g.ru * up, g.dl * left + g.du * up
+
+
+def adjoint(g: Any, left: Any, up: Any, own: Any, seen: Any, right: Any, down: Any) -> tuple[Gates, Any, Any, Any]:
+    """Cotangents of (gates, left, up, own) of `node` for cotangents (seen, right, down); those of gates before they are summed."""
+    gates = Gates(
+        source_r=own * right,
+        source_d=own * down,
+        rl=left * right,
+        ru=up * right,
+        dl=left * down,
+        du=up * down,
+        mark_l=left * seen,
+        mark_u=up * seen,
+        direct=own * seen,
+    )
+    d_left, d_up = passed(transposed(g), right, down)
+    d_own = g.source_r * right + g.source_d * down + g.direct * seen
+    return gates, d_left + g.mark_l * seen, d_up + g.mark_u * seen, d_own
+
+
+def transposed(g: Any) -> Any:
+    """Gates with which `passed` takes cotangents of (right, down) back to those of (left, up)."""
+    return g._replace(ru=g.dl, dl=g.ru)
 
 
 def coefficients(gates: Gates) -> Array:
@@ -60,7 +102,7 @@ def coefficients(gates: Gates) -> Array:
             seen, right, down = node(now[0], now[1], up, now[2])
             return down, (seen, right)
 
-        bottom, (seen, rights) = lax.scan(one, top, (g, lefts, sources), unroll=min(8, py))
+        bottom, (seen, rights) = lax.scan(one, top, (g, lefts, sources), unroll=min(2, py))
         return rights, (seen, bottom)
 
     rights, (seen, bottoms) = lax.scan(column, lefts, (by_node, sources, tops))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from kernels_pallas.plstm.core import Gates
+from kernels_pallas.plstm.core import Gates, Inputs, Results
 
 
 class Tiles(NamedTuple):
@@ -25,9 +25,9 @@ def side(length: int, most: int) -> int:
     return -(-length // pieces)
 
 
-def cut(q: Array, k: Array, v: Array, gates: Gates, left: Array, top: Array, most: int) -> Tiles:
+def cut(x: Inputs, most: int) -> Tiles:
     """Tiles of sides up to `most`."""
-    X, Y = q.shape[2:4]
+    X, Y = x.q.shape[2:4]
     px, py = side(X, most), side(Y, most)
     nx, ny = -(-X // px), -(-Y // py)
     after = ((0, 0), (0, 0), (0, nx * px - X), (0, ny * py - Y))
@@ -41,10 +41,10 @@ def cut(q: Array, k: Array, v: Array, gates: Gates, left: Array, top: Array, mos
         x = jnp.pad(x, ((0, 0), (0, 0), after[axis], (0, 0), (0, 0)))
         return x.reshape(*x.shape[:2], pieces, -1, *x.shape[3:])
 
-    gates = through(Gates(*(jnp.pad(g, after) for g in gates)), X, Y)
+    gates = through(Gates(*(jnp.pad(g, after) for g in x.gates)), X, Y)
     gates = Gates(*(nodes(g[..., None]).reshape(*g.shape[:2], nx, ny, px, py) for g in gates))
-    q, k, v = (nodes(jnp.pad(x, (*after, (0, 0)))) for x in (q, k, v))
-    return Tiles(q, k, v, gates, border(left, 3, ny), border(top, 2, nx))
+    q, k, v = (nodes(jnp.pad(a, (*after, (0, 0)))) for a in x[:3])
+    return Tiles(q, k, v, gates, border(x.left, 3, ny), border(x.top, 2, nx))
 
 
 def through(gates: Gates, X: int, Y: int) -> Gates:
@@ -55,9 +55,9 @@ def through(gates: Gates, X: int, Y: int) -> Gates:
     return gates._replace(rl=rl, du=du)
 
 
-def uncut(out: Array, right: Array, bottom: Array, X: int, Y: int, px: int) -> tuple[Array, Array, Array]:
-    """out [B,H,nx,ny,n,DV], right [B,H,ny,py,DK,DV], bottom [B,H,nx,px,DK,DV] -> those of the grid."""
-    B, H, nx, ny, n, DV = out.shape
+def uncut(out: Array, right: Array, bottom: Array, size: tuple[int, ...], px: int) -> Results:
+    """out [B,H,nx,ny,n,DV], right [B,H,ny,py,DK,DV], bottom [B,H,nx,px,DK,DV] -> those of the grid, `size` = (X, Y)."""
+    (B, H, nx, ny, n, DV), (X, Y) = out.shape, size
     out = out.reshape(B, H, nx, ny, px, n // px, DV).swapaxes(3, 4).reshape(B, H, nx * px, -1, DV)
     right, bottom = (x.reshape(B, H, -1, *x.shape[-2:]) for x in (right, bottom))
-    return out[:, :, :X, :Y], right[:, :, :Y], bottom[:, :, :X]
+    return Results(out[:, :, :X, :Y], right[:, :, :Y], bottom[:, :, :X])
