@@ -77,9 +77,10 @@ def complex_scan(
       ValueError: as `linear_scan`; or the two planes of a number differ in shape or dtype.
     """
     b = (b_re, b_im)
-    named = {"b": b, "a": (a_re, a_im), "h0": (h0_re, h0_im)}
+    named: dict[str, tuple[Array | None, ...]] = {"b": b, "a": (a_re, a_im), "h0": (h0_re, h0_im)}
     for name, (re, im) in named.items():
-        if (re is None) != (im is None) or (re is not None and (re.shape, re.dtype) != (im.shape, im.dtype)):
+        described = [None if x is None else (x.shape, x.dtype) for x in (re, im)]
+        if described[0] != described[1]:
             raise ValueError(f"complex_scan: {name}_re and {name}_im must have one shape and one dtype")
     _check("complex_scan", b_re, 3, named)
     state = None if h0_re is None or h0_im is None else (h0_re, h0_im)

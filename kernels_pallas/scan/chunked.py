@@ -81,7 +81,8 @@ def _wide(group: Group, like: Planes) -> Planes:
 def _cut(x: Array, N: int, C: int, reverse: bool) -> Array:
     """[B, T, D] -> [C, B, N, D]."""
     fill = N * C - x.shape[1]
-    x = jnp.pad(x, ((0, 0), (fill, 0) if reverse else (0, fill), (0, 0)))
+    ends = (fill, 0, 0) if reverse else (0, fill, 0)
+    x = lax.pad(x, x.dtype.type(0), ((0, 0, 0), ends, (0, 0, 0)))
     return x.reshape(x.shape[0], N, C, x.shape[2]).transpose(2, 0, 1, 3)
 
 

@@ -7,6 +7,7 @@ registers. The grid runs in no order: nothing goes from one block of threads to 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -63,17 +64,17 @@ class Plan(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """One plane of a reference [B, T, D] or [B, T, P, D] (the p-th), `shift` steps later (1), earlier (-1) or as it is (0)."""
+    """One plane of a reference [B, T, D], or of [B, T, P, D] its `number`-th; `shift` steps later (1), earlier (-1) or as it is."""
 
     ref: Any
-    index: int | None = None
+    number: int | None = None
     shift: int = 0
 
     def part(self, batch: Any, rows: Any, columns: Any) -> Any:
         """A view of a tile."""
-        if self.index is None:
+        if self.number is None:
             return self.ref.at[batch, rows, columns]
-        return self.ref.at[batch, rows, self.index, columns]
+        return self.ref.at[batch, rows, self.number, columns]
 
 
 class Place(NamedTuple):
@@ -156,7 +157,7 @@ def walk(
             mosaic_gpu.copy_gmem_to_smem(source, tiles.at[stage], ready.at[stage])
 
     for k in range(min(plan.stages, plan.span)):
-        pl.when(k < count)(lambda k=k: fetch(jnp.int32(k)))
+        pl.when(k < count)(partial(fetch, jnp.int32(k)))
 
     def tile(k: Any, carry: Any) -> Any:
         stage, out, start = lax.rem(k, plan.stages), lax.rem(k, OUT_STAGES), begin(k)
@@ -182,7 +183,7 @@ def walk(
             mosaic_gpu.copy_smem_to_gmem(tiles.at[out], target, commit_group=False)
         if outputs:
             mosaic_gpu.commit_smem_to_gmem_group()
-        pl.when(k + plan.stages < count)(lambda: fetch(k + plan.stages))
+        pl.when(k + plan.stages < count)(partial(fetch, k + plan.stages))
         return carry
 
     carry = lax.fori_loop(0, count, tile, carry)

@@ -68,7 +68,7 @@ def backward(
     start, end = _rows(h0), _rows(g_last)
     shared = row(plan, plan.B)
     coefficients = _coefficients(plan, a)
-    da = [(jax.ShapeDtypeStruct((plan.B, 1, plan.D), jnp.float32), shared)] * m
+    total = [(jax.ShapeDtypeStruct((plan.B, 1, plan.D), jnp.float32), shared)] * m
     out = call(
         plan,
         partial(_backward, plan, fixed),
@@ -81,16 +81,16 @@ def backward(
             *((x, shared) for x in end),
         ],
         [
-            *(da if fixed else [(like(x), spec) for x, spec in coefficients]),
+            *(total if fixed else [(like(x), spec) for x, spec in coefficients]),
             *((like(x), tile(plan)) for x in cotangents),
             *((like(x), shared) for x in end),
         ],
         interpret,
     )
-    da, db, dh0 = out[:m], grouped(tuple(out[m : m + n]), g), tuple(x[:, 0] for x in out[m + n :])
+    db, dh0 = grouped(tuple(out[m : m + n]), g), tuple(x[:, 0] for x in out[m + n :])
     if not fixed:
-        return grouped(tuple(da), a), db, dh0
-    return tuple(x[:, 0] if y.shape[0] > 1 else x.sum(0) for x, y in zip(da, a, strict=True)), db, dh0
+        return grouped(tuple(out[:m]), a), db, dh0
+    return tuple(x[:, 0] if y.shape[0] > 1 else x.sum(0) for x, y in zip(out[:m], a, strict=True)), db, dh0
 
 
 def _forward(plan: Plan, fixed: bool, *refs: Any) -> None:
