@@ -27,12 +27,13 @@ IMPLS = ("sequential", "in_place", "associative", "chunked")
 SIZES = {"linear": (1, 1), "complex": (2, 2), "block/blocks": (4, 2)}
 # More rows: what users have, a batch before the time axis.
 BATCHED = [("linear", 8, T, D) for T in (256, 1024) for D in (64, 256)]
+MOST = 2**24  # coefficients of a row: more would measure the allocator
 TUNED = Path(choice.__file__).with_name("tuned.json")
 
 
 def rows(options: Options) -> Iterable[Row]:
     """One row a recurrence, batch, length, width and pass."""
-    cases = [(op, 1, T, D) for op in SIZES for D in WIDTHS for T in LENGTHS] + BATCHED
+    cases = [(op, 1, T, D) for op in SIZES for D in WIDTHS for T in LENGTHS if T * D * SIZES[op][0] <= MOST] + BATCHED
     if options.quick:
         cases = [(op, 1, 64, 64) for op in SIZES]
     found = []
@@ -57,7 +58,7 @@ def _row(op: str, B: int, T: int, D: int, which: str, quick: bool) -> Row:
     moved = traffic(op, which) * B * T * D
     calls["copy"] = _copy(moved // 2)
     once = interleaved(calls, rounds=1, warmup=1)
-    rounds = 2 if quick else max(5, min(50, int(1500 / max(sum(map(median, once.values())), 1e-3))))
+    rounds = 2 if quick else max(5, min(40, int(1000 / max(sum(map(median, once.values())), 1e-3))))
     samples = interleaved(calls, rounds=rounds, warmup=0)
     times = {label: median(values) for label, values in samples.items() if label != "copy"}
     best = min(times, key=lambda label: times[label])
