@@ -2,7 +2,16 @@
 
 from kernels_pallas.newton.api import newton_gru, newton_lstm
 from kernels_pallas.newton.hopper import Config as HopperConfig
+from kernels_pallas.newton.sequential import fused_sequential_gru, fused_sequential_lstm
 from kernels_pallas.newton.solve import ChunkedConfig
 from kernels_pallas.newton.tpu import Config as TPUConfig
 
-__all__ = ["ChunkedConfig", "HopperConfig", "TPUConfig", "newton_gru", "newton_lstm"]
+__all__ = [
+    "ChunkedConfig",
+    "HopperConfig",
+    "TPUConfig",
+    "fused_sequential_gru",
+    "fused_sequential_lstm",
+    "newton_gru",
+    "newton_lstm",
+]

@@ -122,7 +122,9 @@ def _run(
     impl: str,
     config: Config | None,
 ) -> tuple[State, Array]:
-    _check(name, x, weights, start, iterations)
+    check(name, x, weights, start)
+    if iterations < 0:
+        raise ValueError(f"{name}: iterations={iterations} must not be negative")
     how = choose(name, impl, lambda platform: supports(platform, x))
     B, T, _, D = x.shape
     case = {"B": B, "T": T, "D": D, "dtype": str(x.dtype)}
@@ -138,7 +140,7 @@ def _run(
     return solve(cell, Route(how, iterations, config), x, w, states)
 
 
-def _check(name: str, x: Array, weights: dict[str, Array], start: dict[str, Array | None], iterations: int) -> None:
+def check(name: str, x: Array, weights: dict[str, Array], start: dict[str, Array | None]) -> None:
     """Raises ValueError where an argument does not fit to x."""
     if x.ndim != 4 or x.shape[2] != 3:
         raise ValueError(f"{name}: x must be [B, T, 3, D], got {x.shape}")
@@ -154,5 +156,3 @@ def _check(name: str, x: Array, weights: dict[str, Array], start: dict[str, Arra
             raise ValueError(f"{name}: {key} must be {wanted[key]} to fit x {x.shape}, got {array.shape}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name}: {key} must be real floating point, got {array.dtype}")
-    if iterations < 0:
-        raise ValueError(f"{name}: iterations={iterations} must not be negative")

@@ -79,7 +79,7 @@ def solve(
     width = max(C, -(-D // ALIGNED) * ALIGNED)
     time = max(S * L, -(-T // S) * S)
     x = jnp.pad(x, ((0, 0), (0, time - T), (0, 0), (0, width - D))).reshape(B, time // S, 3 * S, width)
-    w, start = ([jnp.pad(v, (*[(0, 0)] * (v.ndim - 1), (0, width - D))) for v in vs] for vs in (w, start))
+    w, start = (_widened(v, width) for v in (w, start))
     sequence = jax.ShapeDtypeStruct((B, time // S, S, width), jnp.float32)
     *states, worst = mosaic_gpu.kernel(
         partial(_body, cell, iterations, config, T),
@@ -97,6 +97,11 @@ def solve(
         interpret=interpret,
     )(x, jnp.broadcast_to(jnp.stack(w)[:, None], (cell.weights, R, width)), jnp.stack(start, 1))
     return tuple(h.reshape(B, time, width)[:, :T, :D] for h in states), worst[..., :D].max((1, 2))
+
+
+def _widened(arrays: State, width: int) -> State:
+    """Their channels filled up to `width` with zeros."""
+    return tuple(jnp.pad(v, (*[(0, 0)] * (v.ndim - 1), (0, width - v.shape[-1]))) for v in arrays)
 
 
 def _body(cell: Cell, iterations: int, config: Config, T: int, *refs: Any) -> None:
