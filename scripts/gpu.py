@@ -1,7 +1,7 @@
 """Everything that needs an NVIDIA GPU, in one go: python scripts/gpu.py [STEP ...] [--seconds=540] [--quick] [--take=FILE]
 
     sanity   the devices, versions and compilers
-    golden   known answers of every paper that has an adapter, on the device
+    golden   known answers of every paper that has an adapter, on the device (from $PAPERLAB_GOLDEN, ./golden, or the shipped ones)
     check    every operation of kernels_pallas in small sizes against float64
     bench    the benchmark with its floors and peers
     tune     block sizes
@@ -214,7 +214,7 @@ def step(name: str, place: Place, end: float, ops: list[str], state: dict[str, A
     results = place.root / "results"
     quick = ["--quick"] if place.quick else []
     if name == "golden":
-        return Step(name, [sys.executable, "-m", "tests.golden"], 120)
+        return Step(name, [sys.executable, "-m", "tests.golden", *([] if place.quick else answers())], 120)
     if name == "tune":
         table = [f"--table={place.root / 'kernels_pallas' / 'tuned.json'}"]
         seconds = f"--seconds={max(1.0, min(240.0, left) - SPARE):.0f}"
@@ -233,6 +233,13 @@ def step(name: str, place: Place, end: float, ops: list[str], state: dict[str, A
         return Step(name, [*bench, "--only-check", f"--json={results / 'gpu' / f'check-{slug}.json'}", seconds], 200)
     seconds = f"--seconds={max(1.0, min(330.0, left) - SPARE):.0f}"
     return Step(name, [*bench, "--peers", f"--json={results / 'bench' / f'kernels-{slug}.json'}", seconds], 330)
+
+
+def answers() -> list[str]:
+    """The whole collection of known answers, where it is; without it the shipped ones are taken."""
+    folders = (os.environ.get("PAPERLAB_GOLDEN"), ROOT / "golden", ROOT.parent / "shared" / "golden")
+    found = [folder for folder in folders if folder and Path(folder).is_dir()]
+    return [f"--root={found[0]}"] if found else []
 
 
 def claims(place: Place, end: float) -> dict[str, Any]:
