@@ -12,6 +12,7 @@ is taken out of S_n+1 = gamma * S_n + k_end^T v, where it would cancel: what is 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -24,8 +25,10 @@ from kernels_pallas.gated_linear_attention.hopper_tiles import (
     WIDTH,
     after,
     between,
+    decay,
     diagonal,
     group_of,
+    hidden,
     later,
     matmul,
     over,
@@ -35,6 +38,7 @@ from kernels_pallas.gated_linear_attention.hopper_tiles import (
     rows_and_columns,
     shared,
     split,
+    split_gates,
     struct,
     summed,
     tile_of,
@@ -55,7 +59,7 @@ def gradients(
     do: Array,
     states: Array,
     dstates: Array,
-    interpret=None,
+    interpret: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Cotangents of q and k (bfloat16) and of log_alpha (float32), each [B,T,H,K]; heads of a group are not summed yet.
 
@@ -89,7 +93,7 @@ def gradients(
     return kernel(q, k, log_alpha, gamma, v, do, states, dstates)
 
 
-def _body(H: int, G: int, tiles: int, simulated: bool):
+def _body(H: int, G: int, value_tiles: int, simulated: bool):
     def body(q_ref, k_ref, g_ref, gamma_ref, *refs):
         sources, (dq_ref, dk_ref, dg_ref), (qk, gate, *buffers, entered, loaded) = refs[:4], refs[4:7], refs[7:]
         sequence, chunk, channels = lax.axis_index("sequence"), lax.axis_index("chunk"), lax.axis_index("keys")
@@ -109,10 +113,11 @@ def _body(H: int, G: int, tiles: int, simulated: bool):
             mgpu.copy_gmem_to_smem(S_ref.at[batch, chunk, head, values, channels], S, loaded.at[slot])
             mgpu.copy_gmem_to_smem(dS_ref.at[batch, chunk, head, values, channels], dS, loaded.at[slot])
 
-        dP, dq, dk, through = _contract(load, buffers, loaded, tiles, simulated)
+        sums = _contract(load, buffers, loaded, value_tiles, simulated)
         mgpu.barrier_wait(entered)
         gamma = gamma_ref.at[batch, chunk, head, channels]
-        _inside(partial(_tiles, qk, gate, buffers), gamma, dP, dq, dk, through, simulated)
+        tiles = partial(hidden, (qk, 2), (gate, 1), *((buffer, STAGES) for buffer in buffers))
+        _inside(tiles, gamma, sums, simulated)
         mgpu.copy_smem_to_gmem(q, dq_ref.at[batch, time, head, channels])
         mgpu.copy_smem_to_gmem(k, dk_ref.at[batch, time, head, channels])
         mgpu.copy_smem_to_gmem(g, dg_ref.at[batch, time, head, channels])
@@ -148,21 +153,14 @@ def _contract(load, buffers, loaded, tiles: int, simulated: bool):
     return lax.optimization_barrier(over(tiles, add, (square, square, square, nothing)))
 
 
-def _tiles(qk, gate, buffers) -> list:
-    """q, k, g and what is free after the sums over the value channels, at places that the compiler does not know: else it keeps
-    the addresses of all of them in registers through the loop over the levels."""
-    nothing = lax.optimization_barrier(jnp.int32(0))
-    free = [buffer.at[nothing + slot] for buffer in buffers for slot in range(STAGES)]
-    return [qk.at[nothing], qk.at[nothing + 1], gate.at[nothing], *free]
-
-
-def _inside(tiles: Callable, gamma, dP: Array, dq: Array, dk: Array, through: Array, simulated: bool) -> None:
+def _inside(tiles: Callable, gamma, sums: tuple[Array, ...], simulated: bool) -> None:
     """Leaves dq, dk and dg where q, k and g were, from the sums over the value channels."""
+    dP, dq, dk, through = sums
     q, k, g, high, low, _, marks, dP_tile, block, *_ = tiles()
     put(dP_tile, dP)
-    split(tile_of(g), high, low)
-    put(g, dk * jnp.exp(summed(after(), marks, high, low)))
-    dq = dq * jnp.exp(summed(upto(), marks, high, low))
+    split_gates(tile_of(g), high, low)
+    put(g, dk * decay(after(), marks, high, low))
+    dq = dq * decay(upto(), marks, high, low)
     put(block, jnp.where(diagonal(), wide(dP_tile), 0.0))
     dq = matmul((block, k), onto=dq, simulated=simulated)
     dk = matmul((block, q))
@@ -170,10 +168,10 @@ def _inside(tiles: Callable, gamma, dP: Array, dq: Array, dk: Array, through: Ar
     def level(l, sums):
         dq, dk = sums
         q, k, _, high, low, x, marks, dP_tile, block, *_ = tiles()
-        decay = jnp.exp(summed(between(l), marks, high, low))
-        put(x, jnp.where(later(l), wide(q), wide(k)) * decay)
+        passed = decay(between(l), marks, high, low)
+        put(x, jnp.where(later(l), wide(q), wide(k)) * passed)
         put(block, jnp.where(pairs(l), wide(dP_tile), 0.0))
-        both = matmul((block, x), (block.transpose((1, 0)), x)) * decay
+        both = matmul((block, x), (block.transpose((1, 0)), x)) * passed
         return dq + jnp.where(later(l), both, 0.0), dk + jnp.where(later(l), 0.0, both)
 
     dq, dk = over(LEVELS, level, (dq, dk))

@@ -6,6 +6,10 @@
 Each level is one wgmma; nothing is done pair by pair.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -16,8 +20,10 @@ from kernels_pallas.gated_linear_attention.hopper_tiles import (
     WIDTH,
     after,
     between,
+    decay,
     diagonal,
     group_of,
+    hidden,
     later,
     matmul,
     over,
@@ -25,9 +31,8 @@ from kernels_pallas.gated_linear_attention.hopper_tiles import (
     part,
     put,
     shared,
-    split,
+    split_gates,
     struct,
-    summed,
     tile_of,
     upto,
     wide,
@@ -35,7 +40,7 @@ from kernels_pallas.gated_linear_attention.hopper_tiles import (
 )
 
 
-def intra(q: Array, k: Array, log_alpha: Array, interpret=None) -> tuple[Array, Array, Array, Array]:
+def intra(q: Array, k: Array, log_alpha: Array, interpret: Any = None) -> tuple[Array, Array, Array, Array]:
     """Per chunk of 64 tokens; T is a multiple of 64, K of 64.
 
     Args:
@@ -57,13 +62,8 @@ def intra(q: Array, k: Array, log_alpha: Array, interpret=None) -> tuple[Array, 
             struct((B, T // CHUNK, H, K), jnp.float32),
         ),
         scratch_types=(
-            shared(CHUNK, WIDTH),
-            shared(CHUNK, WIDTH),
-            shared(CHUNK, WIDTH, dtype=jnp.float32),
-            shared(CHUNK, WIDTH),
-            shared(CHUNK, WIDTH),
-            shared(CHUNK, WIDTH),
-            shared(CHUNK, CHUNK),
+            shared(6, CHUNK, WIDTH),
+            shared(1, CHUNK, WIDTH, dtype=jnp.float32),
             mgpu.SMEM((WIDTH,), jnp.float32),
             mgpu.Barrier(num_arrivals=3),
         ),
@@ -76,41 +76,48 @@ def intra(q: Array, k: Array, log_alpha: Array, interpret=None) -> tuple[Array, 
 
 
 def _body(H: int, G: int, tiles: int):
-    def body(q_ref, k_ref, g_ref, qs_ref, ke_ref, weights_ref, gamma_ref, q, k, g, high, low, x, marks, row, loaded):
+    def body(q_ref, k_ref, g_ref, qs_ref, ke_ref, weights_ref, gamma_ref, buffer, gate, row, loaded):
         batch, head, chunk = (lax.axis_index(name) for name in ("batch", "head", "chunk"))
-        group = group_of(head, H, G)
-        time = part(chunk, CHUNK)
+        group, time = group_of(head, H, G), part(chunk, CHUNK)
 
         def tile(i, P):
             channels = part(i, WIDTH)
+            q, k, g = buffer.at[0], buffer.at[1], gate.at[0]
             mgpu.copy_gmem_to_smem(q_ref.at[batch, time, head, channels], q, loaded)
             mgpu.copy_gmem_to_smem(k_ref.at[batch, time, group, channels], k, loaded)
             mgpu.copy_gmem_to_smem(g_ref.at[batch, time, group, channels], g, loaded)
             mgpu.barrier_wait(loaded)
-            gates = tile_of(g)
-            split(gates, high, low)
-            row[...] = jnp.exp(gates.sum(axis=0))
-            P = P + jnp.where(diagonal(), matmul((q, k.transpose((1, 0)))), 0.0)
-
-            def level(l, P):
-                decay = jnp.exp(summed(between(l), marks, high, low))
-                values = jnp.where(later(l), wide(q), wide(k))
-                put(x, values * decay)
-                return P + jnp.where(pairs(l), matmul((x, x.transpose((1, 0)))), 0.0)
-
-            P = over(LEVELS, level, P)
-            start = jnp.exp(summed(upto(), marks, high, low))
-            put(q, wide(q) * start)
-            end = jnp.exp(summed(after(), marks, high, low))
-            put(k, wide(k) * end)
+            P = _inside(partial(hidden, (buffer, 6), (gate, 1)), row, P)
             mgpu.copy_smem_to_gmem(q, qs_ref.at[batch, time, head, channels])
             mgpu.copy_smem_to_gmem(k, ke_ref.at[batch, time, head, channels])
             mgpu.copy_smem_to_gmem(row, gamma_ref.at[batch, chunk, head, channels])
             mgpu.wait_smem_to_gmem(0)
             return P
 
-        put(marks, over(tiles, tile, zeros(CHUNK, CHUNK)))
-        mgpu.copy_smem_to_gmem(marks, weights_ref.at[batch, time, head])
+        P = over(tiles, tile, zeros(CHUNK, CHUNK))
+        put(buffer.at[2], P)
+        mgpu.copy_smem_to_gmem(buffer.at[2], weights_ref.at[batch, time, head])
         mgpu.wait_smem_to_gmem(0)
 
     return body
+
+
+def _inside(tiles: Callable, row, P: Array) -> Array:
+    """Adds a tile's part to P, and leaves q_start, k_end and gamma in the places of q, k and in `row`."""
+    q, k, high, low, _, _, g = tiles()
+    gates = tile_of(g)
+    split_gates(gates, high, low)
+    row[...] = jnp.exp(gates.sum(axis=0))
+    P = P + jnp.where(diagonal(), matmul((q, k.transpose((1, 0)))), 0.0)
+
+    def level(l, P):
+        q, k, high, low, x, marks, _ = tiles()
+        passed = decay(between(l), marks, high, low)
+        put(x, jnp.where(later(l), wide(q), wide(k)) * passed)
+        return P + jnp.where(pairs(l), matmul((x, x.transpose((1, 0)))), 0.0)
+
+    P = over(LEVELS, level, P)
+    q, k, high, low, _, marks, _ = tiles()
+    put(q, wide(q) * decay(upto(), marks, high, low))
+    put(k, wide(k) * decay(after(), marks, high, low))
+    return P

@@ -25,6 +25,7 @@ from kernels_pallas.compat import pl
 CHUNK = 64
 LEVELS = 6
 WIDTH = 64  # of a tile of channels
+LOG2_E = 1.4426950408889634
 
 
 def shared(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
@@ -43,16 +44,17 @@ def rows_and_columns() -> tuple[Array, Array]:
     return lax.broadcast_in_dim(row, shape, [0]), lax.broadcast_in_dim(column, shape, [1])
 
 
-def later(level: Array | int) -> Array:
+def later(level: Array) -> Array:
     """[64,64], true in the rows that are in the later block of their pair."""
     row, _ = rows_and_columns()
-    return ((row >> level) & 1) == 1
+    return (row & _size(level)) != 0
 
 
-def pairs(level: Array | int) -> Array:
-    """[64,64], true where row > column and the pair has this level."""
+def pairs(level: Array) -> Array:
+    """[64,64], true where row > column and the pair has this level: where they differ in this bit and in no higher one."""
     row, column = rows_and_columns()
-    return (((row ^ column) >> level) == 1) & (row > column)
+    size = _size(level)
+    return (row ^ column ^ size) < (row & size)
 
 
 def diagonal() -> Array:
@@ -61,11 +63,16 @@ def diagonal() -> Array:
     return row == column
 
 
-def between(level: Array | int) -> Array:
+def between(level: Array) -> Array:
     """[64,64], the gates (columns) whose sum is the exponent of a token (row) at a level below 6."""
     row, column = rows_and_columns()
-    upto = (column <= row) == (((row >> level) & 1) == 1)
-    return (((row ^ column) >> level) == 0) & upto
+    size = _size(level)
+    return ((row ^ column) < size) & ((column <= row) == ((row & size) != 0))
+
+
+def _size(level: Array) -> Array:
+    """Of a level's blocks."""
+    return jnp.int32(1) << level
 
 
 def upto() -> Array:
@@ -116,6 +123,23 @@ def summed(where: Array, marks: Any, high: Any, low: Any) -> Array:
     """[64,64] @ [64,D]: for every row, the sum over the tokens (columns) where it is true."""
     put(marks, jnp.where(where, 1.0, 0.0))
     return matmul((marks, high), (marks, low))
+
+
+def split_gates(log_gates: Array, high: Any, low: Any) -> None:
+    """Writes log gates as logarithms to base 2, for `decay`."""
+    split(log_gates * LOG2_E, high, low)
+
+
+def decay(where: Array, marks: Any, high: Any, low: Any) -> Array:
+    """[64,D]: for every row, the product of the gates of the tokens (columns) where it is true."""
+    return jnp.exp2(summed(where, marks, high, low))
+
+
+def hidden(*buffers: tuple[Any, int]) -> list:
+    """Tiles of buffers (each with its number of tiles) at places that the compiler does not know: else it keeps the addresses of
+    all of them in registers through the loop over the levels."""
+    first = lax.optimization_barrier(jnp.int32(0))
+    return [buffer.at[first + i] for buffer, count in buffers for i in range(count)]
 
 
 def tile_of(ref: Any) -> Array:
