@@ -6,8 +6,8 @@
                gradients    per chunk: dq, dk and those of the gates
 
 Operands are bfloat16; sums, decays, states and gates are float32. Every exponent is <= 0. Nothing but the inputs is kept for
-the backward pass. A reset between packed segments is a log gate of -1e4, whose decay is exactly zero; that is exact here, since
-no two sums of gates are ever subtracted (hopper_tiles).
+the backward pass, unless HopperConfig.keep says so. A reset between packed segments is a log gate of -1e4, whose decay is
+exactly zero; that is exact here, since no two sums of gates are ever subtracted (hopper_tiles).
 """
 
 from collections.abc import Callable
@@ -32,11 +32,15 @@ RESET = -1e4  # exp of it is 0; sums of 64 of them are finite
 class HopperConfig(NamedTuple):
     """Of the passes over a sequence; more than V, shared memory or registers allow is taken down to what they do.
 
-    stages: chunks in flight. warpgroups: that compute in one block, each with 64 value channels and all with the same chunks.
+    stages: chunks in flight.
+    warpgroups: that compute in one block, each with 64 value channels and all with the same chunks.
+    keep: the backward pass finds states, weights and decayed queries and keys, where it otherwise computes them again; about
+      doubles what is kept.
     """
 
     stages: int = 2
     warpgroups: int = 2
+    keep: bool = False
 
 
 def fitting(config: HopperConfig, K: int, V: int) -> HopperConfig:
@@ -46,7 +50,7 @@ def fitting(config: HopperConfig, K: int, V: int) -> HopperConfig:
     stages = config.stages
     while stages > 1 and shared_bytes(stages, warpgroups, K) > SHARED:
         stages -= 1
-    return HopperConfig(stages, warpgroups)
+    return config._replace(stages=stages, warpgroups=warpgroups)
 
 
 def supports_hopper(x: Inputs) -> platforms.Support:
@@ -98,8 +102,9 @@ def hopper(x: Inputs, config: HopperConfig = HopperConfig(), *, interpret: Any =
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _hopper(q: Array, k: Array, v: Array, gate: Array, state: Array, config: HopperConfig, interpret: Any):
     """q [B,T,H,K], k, gate [B,T,G,K], v [B,T,G,V], state [B,H,V,K], T a multiple of 64 -> (o [B,T,H,V], last [B,H,V,K])."""
-    q_start, k_end, weights, gamma = intra(q, k, gate, interpret)
-    return _passes(k, v, config, interpret)(q_start, k_end, weights, gamma, v, state)
+    decayed = intra(q, k, gate, interpret)
+    o, last = _passes(k, v, config, interpret)(*decayed, v, state)
+    return o, last
 
 
 def _passes(k: Array, v: Array, config: HopperConfig, interpret: Any) -> Callable[..., tuple[Array, ...]]:
@@ -107,16 +112,28 @@ def _passes(k: Array, v: Array, config: HopperConfig, interpret: Any) -> Callabl
     return partial(pass_states, stages=config.stages, warpgroups=config.warpgroups, interpret=interpret)
 
 
+def _decayed_and_states(inputs: tuple[Array, ...], config: HopperConfig, interpret: Any) -> tuple[Any, Any]:
+    """(outputs and last state), and what the backward pass needs beside the inputs."""
+    q, k, v, gate, state = inputs
+    decayed = intra(q, k, gate, interpret)
+    o, last, states = _passes(k, v, config, interpret)(*decayed, v, state, save=True)
+    return (o, last), (decayed, states)
+
+
 def _saved(q: Array, k: Array, v: Array, gate: Array, state: Array, config: HopperConfig, interpret: Any):
-    return _hopper(q, k, v, gate, state, config, interpret), (q, k, v, gate, state)
+    inputs = (q, k, v, gate, state)
+    if config.keep:
+        out, found = _decayed_and_states(inputs, config, interpret)
+        return out, (inputs, found)
+    return _hopper(*inputs, config, interpret), (inputs, None)
 
 
-def _gradients(config: HopperConfig, interpret: Any, saved: tuple[Array, ...], cotangents: tuple[Array, Array]):
-    (q, k, v, gate, state), (do, dlast) = saved, cotangents
-    run = partial(_passes(k, v, config, interpret), save=True)
-    q_start, k_end, weights, gamma = intra(q, k, gate, interpret)
-    _, _, states = run(q_start, k_end, weights, gamma, v, state)
-    dv, dstate, dstates = run(k_end, q_start, weights, gamma, do, dlast, reverse=True)
+def _gradients(config: HopperConfig, interpret: Any, saved: tuple[Any, Any], cotangents: tuple[Array, Array]):
+    (inputs, found), (do, dlast) = saved, cotangents
+    q, k, v, gate, _ = inputs
+    (q_start, k_end, weights, gamma), states = found or _decayed_and_states(inputs, config, interpret)[1]
+    back = partial(_passes(k, v, config, interpret), reverse=True, save=True)
+    dv, dstate, dstates = back(k_end, q_start, weights, gamma, do, dlast)
     dq, dk, dgate = gradients(q, k, v, gate, gamma, do, states, dstates, interpret)
     G = k.shape[2]
     return dq, _grouped(dk, G), _grouped(dv, G), _grouped(dgate, G), dstate
