@@ -84,8 +84,8 @@ def assert_close(found, wanted, tolerance=0.01):
 
 
 def test_gradients_with_groups_resets_strong_gates_and_a_state(capfd):
-    """Two chunks, the last one ragged; resets inside chunks and gates of -200, so that any positive exponent overflows."""
-    arrays = drawn(70, 2, 1, 64, 64, strong=True)
+    """Two ragged chunks, three tiles of values; resets inside chunks and gates of -200: any positive exponent overflows."""
+    arrays = drawn(70, 2, 1, 64, 192, strong=True)
     segment_ids = jnp.asarray((np.arange(70) >= 20).astype(np.int32) + (np.arange(70) >= 66))[None]
     found = simulated(arrays, segment_ids)
     assert "RACE" not in "".join(capfd.readouterr())
