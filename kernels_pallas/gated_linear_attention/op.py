@@ -79,7 +79,8 @@ def configurations(case: Case, platform: str) -> tuple[Any, ...]:
     if platform == "hopper":
         from kernels_pallas.gated_linear_attention.hopper import HopperConfig
 
-        return tuple(HopperConfig(stages=stages) for stages in ((2, 1, 3) if case["K"] <= 128 else (2, 1)))
+        stages = (2, 1, 3) if case["K"] <= 128 else (2, 1)
+        return tuple(HopperConfig(stages=s, keep=keep) for keep in (False, True) for s in stages)
     tiles = [0] + [tile for tile in (128, 256) if case["V"] % tile == 0 and tile < case["V"]]
     chunks = (128, 64, 256) if case["K"] <= 256 else (128, 64)
     return tuple(TpuConfig(chunk, tile) for chunk in chunks for tile in tiles)
