@@ -6,6 +6,7 @@ backend of `pallas_call` is deprecated and not used here).
 
 import os
 from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,9 @@ def gpu_races() -> bool:
 
 def register_cuda() -> None:
     """Makes the CUDA plugin and the runtime of Mosaic GPU known to JAX after its start, where their wheel can be imported."""
-    import jax_cuda13_plugin
     from jax._src import xla_bridge
 
-    runtime = Path(jax_cuda13_plugin.__file__).with_name("libmosaic_gpu_runtime.so")
+    runtime = Path(import_module("jax_cuda13_plugin").__file__ or "").with_name("libmosaic_gpu_runtime.so")
     os.environ.setdefault("MOSAIC_GPU_RUNTIME_LIB_PATH", str(runtime))
     if "cuda" not in xla_bridge._backend_factories:
-        import jax_plugins.xla_cuda13 as plugin
-
-        plugin.initialize()
+        import_module("jax_plugins.xla_cuda13").initialize()
