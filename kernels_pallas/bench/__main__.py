@@ -31,10 +31,9 @@ from kernels_pallas.bench.torch_side import TorchPeers
 from kernels_pallas.op import Case, Op
 from kernels_pallas.registry import MODULES, operation
 
-OWN = ("kernel", "chunked", "lax.scan")
-REFUSAL = re.compile(
-    r"^needs \d|impl='(pallas|interpret)'"
-)  # too little memory; a kernel that says what it does not take
+OWN = ("kernel", "kernel step by step", "chunked", "lax.scan")
+# What is no fault: too little memory, no gradient, a kernel that says what it does not take.
+REFUSAL = re.compile(r"^needs \d|^has no gradients$|impl='(pallas|interpret)'")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,6 +25,7 @@ class Contender(NamedTuple):
 
     call: call(*inputs) -> tree of arrays. prepare: prepare(*arguments) -> inputs. back: back(tree) -> the operation's results in
     their order, None for those it does not give. same: False for another function of the same sizes, which is not checked.
+    gradients: whether it has some.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Contender(NamedTuple):
     prepare: Callable[..., Arrays] = lambda *arrays: arrays
     back: Callable[[Any], list[Any]] = jax.tree.leaves
     same: bool = True
+    gradients: bool = True
 
 
 class Program(NamedTuple):
@@ -44,6 +46,8 @@ class Program(NamedTuple):
 
 def compiled(contender: Contender, arrays: Arrays, which: str) -> Program:
     """Compiles it for these arguments; `which` is "forward" or "both" (with gradients of every floating input)."""
+    if which == "both" and not contender.gradients:
+        raise RefusedError("has no gradients")
     inputs = contender.prepare(*arrays)
     forward = fitting(jax.jit(lambda *inputs: contender.call(*inputs)).lower(*inputs).compile())
     if which == "forward":
@@ -101,11 +105,10 @@ def calls(program: Program, subject: Subject, which: str) -> Callable[[int], Any
 def own(subject: Subject) -> list[Contender]:
     """The operation's own implementations, the kernel first where this device has one; reasons are raised when called."""
     op = subject.op
-    here = platforms.platform()
-    names = {"chunked": "chunked", "reference": "lax.scan"}
-    if here in platforms.PLATFORMS:
-        names = {"pallas": "kernel", **names}
-    return [implementation(op, impl, label) for impl, label in names.items()]
+    plain = [implementation(op, "chunked", "chunked"), implementation(op, "reference", "lax.scan")]
+    if platforms.platform() not in platforms.PLATFORMS:
+        return plain
+    return [implementation(op, "pallas", "kernel"), *plain, *KERNELS.get(op.name, [])]
 
 
 def implementation(op: Any, impl: str, label: str) -> Contender:
@@ -203,6 +206,19 @@ def short(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
+def _sequential(name: str) -> Contender:
+    """The cell of a Newton solver step by step in one kernel, forward only."""
+
+    def call(*arrays: Any) -> Any:
+        return getattr(import_module("kernels_pallas.newton"), name)(*arrays)
+
+    return Contender("kernel step by step", call, back=lambda out: [*jax.tree.leaves(out), None], gradients=False)
+
+
+KERNELS = {
+    "newton_gru": [_sequential("fused_sequential_gru")],
+    "newton_lstm": [_sequential("fused_sequential_lstm")],
+}
 PLAIN = {
     "linear_scan": [Contender("lax.associative_scan", _linear)],
     "complex_scan": [Contender("lax.associative_scan", _linear, _complex_planes, _real_planes)],

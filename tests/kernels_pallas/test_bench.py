@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels_pallas import registry
+from kernels_pallas import platforms, registry
 from kernels_pallas.bench import __main__ as command
 from kernels_pallas.bench import check, device, measure, record, timing, xla
 from kernels_pallas.bench.subject import Subject
@@ -159,6 +159,24 @@ def test_every_operation_can_be_measured(op):
     row = measure.made(subject, "forward", {label: [1.0] for label in found.calls}, found, CEILINGS, None)
     assert row["measured"] == "chunked"
     assert row["ratio_to_floor"] > 0
+
+
+def test_on_a_device_its_kernels_come_first():
+    gru = registry.operation("newton_gru")
+    with platforms.assume("hopper"):
+        labels = [contender.label for contender in xla.own(Subject(gru, gru.small[0]))]
+    assert labels == ["kernel", "chunked", "lax.scan", "kernel step by step"]
+
+
+@pytest.mark.parametrize("name", ["newton_gru", "newton_lstm"])
+def test_the_cell_step_by_step_is_compared_forward(name):
+    op = registry.operation(name)
+    subject = Subject(op, op.small[2], most_sets=1)
+    right = check.wanted(subject, gradients=False)
+    found = measure.sift(xla.KERNELS[name], subject, "forward", right)
+    assert found.errors["kernel step by step"] < 1e-4
+    refused = measure.sift(xla.KERNELS[name], subject, "both", right).refused
+    assert refused == {"kernel step by step": "has no gradients"}
 
 
 def peers_of(tmp_path, script, seconds=20.0):
