@@ -166,5 +166,5 @@ def column_of(M: Array, number: Any, width: int) -> Array:
 
 def dot(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]] = ((1,), (0,))) -> Array:
     """A matmul in float32; of float32 operands, without rounding them to bfloat16 first."""
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
     return lax.dot_general(a, b, (axes, ((), ())), precision=precision, preferred_element_type=jnp.float32)

@@ -50,6 +50,7 @@ def weights_of(found, seed=7):
 def assert_near(got, wanted, tolerance):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         a, b = (np.asarray(x, np.float64) for x in (a, b))
+        assert np.isfinite(b).all()
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max()))
 
 
@@ -162,10 +163,10 @@ def test_states_stay_wide_where_inputs_are_bfloat16():
 
 
 def test_missing_gates_are_zeros_and_the_scale_is_that_of_the_output():
-    q, k, v, sr, _, rl, ru, _, du, ml, _, _, left, top = drawn(4, 3, dtype=jnp.float32)
+    q, k, v, sr, _, rl, ru, _, du, ml, mu, _, left, top = drawn(4, 3, dtype=jnp.float32)
     zero = jnp.zeros_like(sr)
-    found = run((q, k, v, sr, None, rl, ru, None, du, ml, None), "chunked", scale=2.0)
-    arrays = (q, k, v, sr, zero, rl, ru, zero, du, ml, zero, zero, jnp.zeros_like(left), jnp.zeros_like(top))
+    found = run((q, k, v, sr, None, rl, ru, None, du, ml, mu), "chunked", scale=2.0)
+    arrays = (q, k, v, sr, zero, rl, ru, zero, du, ml, mu, zero, jnp.zeros_like(left), jnp.zeros_like(top))
     out, right, bottom = run(arrays, "chunked")
     assert_near(found, (2 * 3**0.5 * out, right, bottom), 1e-5)
 

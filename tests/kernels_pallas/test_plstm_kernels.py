@@ -37,6 +37,7 @@ def drawn(H, X, Y, DK, DV, dtype="float32"):
 def assert_near(got, wanted, tolerance):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         a, b = (np.asarray(x, np.float64) for x in (a, b))
+        assert np.isfinite(b).all()
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max()))
 
 
