@@ -163,10 +163,10 @@ def test_states_stay_wide_where_inputs_are_bfloat16():
 
 
 def test_missing_gates_are_zeros_and_the_scale_is_that_of_the_output():
-    q, k, v, sr, _, rl, ru, _, du, ml, mu, _, left, top = drawn(4, 3, dtype=jnp.float32)
+    q, k, v, sr, sd, rl, ru, _, du, ml, mu, _, left, top = drawn(4, 3, dtype=jnp.float32)
     zero = jnp.zeros_like(sr)
-    found = run((q, k, v, sr, None, rl, ru, None, du, ml, mu), "chunked", scale=2.0)
-    arrays = (q, k, v, sr, zero, rl, ru, zero, du, ml, mu, zero, jnp.zeros_like(left), jnp.zeros_like(top))
+    found = run((q, k, v, sr, sd, rl, ru, None, du, ml, mu), "chunked", scale=2.0)
+    arrays = (q, k, v, sr, sd, rl, ru, zero, du, ml, mu, zero, jnp.zeros_like(left), jnp.zeros_like(top))
     out, right, bottom = run(arrays, "chunked")
     assert_near(found, (2 * 3**0.5 * out, right, bottom), 1e-5)
 
