@@ -34,7 +34,9 @@ def test_threads_and_copies_simulated(name, T, D, shared, reverse, segments, dty
     tolerance = 2e-2 if dtype == jnp.bfloat16 else 1e-5
     with compat.gpu_mesh():
         found = jax.block_until_ready(jax.jit(partial(hopper.forward, algebra, **how))(a, b, h0))
+        assert not compat.gpu_races()
         turned = jax.block_until_ready(jax.jit(partial(hopper.backward, algebra, **how))(a, out[0], h0, g, g_last))
+    assert not compat.gpu_races()
     close((found, turned), (out, gradients), tolerance)
 
 
