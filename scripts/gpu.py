@@ -187,17 +187,16 @@ def sane(state: dict[str, Any], place: Place, end: float) -> bool:
     except (IndexError, ValueError):
         print(f"sanity: {done['said'] or done['status']}")
         return False
-    state["steps"]["sanity"] = {"status": "done", "seconds": done["seconds"], "said": ""}
-    remember(state, place)
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
     print(f"{found['device']} ({found['smi'] or 'no nvidia-smi'}): {versions}", flush=True)
-    if found["platform"] == "gpu":
-        return True
-    if place.quick:
+    if found["platform"] != "gpu":
+        if not place.quick:
+            print(f"no GPU: JAX sees only {found['platform']}. Nothing was measured. --quick tries the steps on a CPU.")
+            return False
         print("no GPU: every step is tried on the CPU in smallest sizes, its numbers mean nothing", flush=True)
-        return True
-    print("no GPU: JAX sees only " + found["platform"] + ". Nothing was measured. --quick tries the steps on a CPU.")
-    return False
+    state["steps"]["sanity"] = {"status": "done", "seconds": done["seconds"], "said": ""}
+    remember(state, place)
+    return True
 
 
 def perform(name: str, place: Place, end: float, ops: list[str], state: dict[str, Any]) -> dict[str, Any]:

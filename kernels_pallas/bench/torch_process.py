@@ -228,7 +228,9 @@ def write_part(peer: Peer, request: dict[str, Any], held: Held, device: Any) -> 
 
 def copied(x: Any, gradients: bool) -> Any:
     """A copy of its own, with a gradient where it can have one."""
-    return None if x is None else x.detach().clone().requires_grad_(gradients and x.is_floating_point())
+    if x is None:
+        return None
+    return x.detach().clone().requires_grad_(gradients and (x.is_floating_point() or x.is_complex()))
 
 
 def part(x: Any, shape: list[int]) -> np.ndarray:

@@ -45,8 +45,9 @@ def statuses(folder):
     return {name: done["status"] for name, done in state["steps"].items()}
 
 
-def test_without_a_gpu_nothing_is_measured(gpu, capsys):
+def test_without_a_gpu_nothing_is_measured_and_nothing_written(gpu, tmp_path, capsys):
     assert gpu.main([]) == 1
+    assert list(tmp_path.iterdir()) == []
     assert "no GPU: JAX sees only cpu. Nothing was measured." in capsys.readouterr().out
 
 
