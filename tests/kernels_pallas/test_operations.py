@@ -49,7 +49,7 @@ def assert_close(got, wanted, tolerance):
         assert a.shape == b.shape
         assert a.dtype == b.dtype
         a, b = (np.asarray(x, np.float64) for x in (a, b))
-        np.testing.assert_allclose(a, b, atol=tolerance * max(1.0, np.abs(b).max()), rtol=0)
+        np.testing.assert_allclose(a, b, atol=tolerance * max(1.0, np.abs(b).max()), rtol=0, equal_nan=False)
 
 
 @pytest.mark.parametrize(("op", "case", "impl"), list(rows()))
