@@ -45,7 +45,7 @@ def wanted(algebra, a, b, h0, g, g_last, reverse):
     return out, vjp((g, g_last))
 
 
-def close(got, want, tolerance=1e-5):
+def assert_close(got, want, tolerance=1e-5):
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert (x.shape, x.dtype) == (y.shape, y.dtype)
         x, y = (np.asarray(v, np.float64) for v in (x, y))

@@ -11,7 +11,7 @@ from kernels_pallas import block2_scan, compat, complex_scan, linear_scan, platf
 from kernels_pallas.scan import Config, tpu
 from tests.golden.adapters._kernels import run as known_answer
 from tests.golden.cases import SHIPPED, read
-from tests.kernels_pallas.scan_cases import ALGEBRAS, close, draw, wanted
+from tests.kernels_pallas.scan_cases import ALGEBRAS, assert_close, draw, wanted
 
 QUICK = {"xla_backend_optimization_level": 0}
 KNOWN = {case.kind: case for case in read(SHIPPED, "_kernels")}
@@ -38,9 +38,9 @@ def test_tpu_tiles_in_memory_full_of_nan(name, T, shared, reverse):
     a, b, h0, g, g_last = draw(algebra, 2, T, 200, shared)
     how = {"reverse": reverse, "config": Config(16, 128), "interpret": compat.tpu_simulation()}
     out, gradients = wanted(algebra, a, b, h0, g, g_last, reverse)
-    close(jax.jit(partial(tpu.forward, algebra, **how), compiler_options=QUICK)(a, b, h0), out)
+    assert_close(jax.jit(partial(tpu.forward, algebra, **how), compiler_options=QUICK)(a, b, h0), out)
     backward = jax.jit(partial(tpu.backward, algebra, **how), compiler_options=QUICK)
-    close(backward(a, out[0], h0, g, g_last), gradients)
+    assert_close(backward(a, out[0], h0, g, g_last), gradients)
 
 
 @pytest.mark.parametrize("impl", ["reference", "chunked", "interpret"])
@@ -78,7 +78,7 @@ def test_more_batch_axes_by_vmap(impl):
         one = jax.grad(partial(value, impl), argnums=(0, 1, 2))
         return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)), compiler_options=QUICK)(a, b, h0)
 
-    close(gradients(impl), gradients("reference"))
+    assert_close(gradients(impl), gradients("reference"))
 
 
 @pytest.mark.parametrize("kind", KNOWN)

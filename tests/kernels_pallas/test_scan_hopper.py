@@ -9,7 +9,7 @@ import pytest
 from kernels_pallas import compat, linear_scan, targets
 from kernels_pallas.scan import Config, hopper, hopper_tiles
 from kernels_pallas.scan.op import OPS
-from tests.kernels_pallas.scan_cases import ALGEBRAS, close, draw, wanted
+from tests.kernels_pallas.scan_cases import ALGEBRAS, assert_close, draw, wanted
 
 SHARED_MEMORY = 232448  # bytes a block of threads can have on an H100
 
@@ -28,7 +28,9 @@ def test_threads_and_copies_simulated(name, T, D, shared, reverse, segments, dty
     """Ragged ends of time and channels; one pass, or three over segments of time."""
     algebra = ALGEBRAS[name]
     arguments = draw(algebra, 2 if shared == 2 else 1, T, D, shared, dtype)
-    out, gradients = jax.block_until_ready(wanted(algebra, *arguments, reverse))  # a simulation that waits for others hangs
+    out, gradients = jax.block_until_ready(
+        wanted(algebra, *arguments, reverse)
+    )  # a simulation that waits for others hangs
     a, b, h0, g, g_last = arguments
     how = {"reverse": reverse, "config": Config(8, 128, 2, segments), "interpret": compat.gpu_simulation()}
     tolerance = 2e-2 if dtype == jnp.bfloat16 else 1e-5
@@ -37,7 +39,7 @@ def test_threads_and_copies_simulated(name, T, D, shared, reverse, segments, dty
         assert not compat.gpu_races()
         turned = jax.block_until_ready(jax.jit(partial(hopper.backward, algebra, **how))(a, out[0], h0, g, g_last))
     assert not compat.gpu_races()
-    close((found, turned), (out, gradients), tolerance)
+    assert_close((found, turned), (out, gradients), tolerance)
 
 
 @pytest.mark.parametrize("name", ALGEBRAS)

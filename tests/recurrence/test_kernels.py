@@ -36,7 +36,7 @@ def draw(shape, seed):
     return jax.random.uniform(jax.random.key(seed), shape, minval=-0.6, maxval=0.6)
 
 
-def agree(scan, arguments):
+def assert_agree(scan, arguments):
     """Values and gradients by impl="pallas" and by definition, of every leaf of `arguments`."""
 
     def value(impl, arguments):
@@ -60,7 +60,7 @@ def options_of(time, segmented, reverse):
 def test_numbers_in_any_layout(stand_in, layout):
     b, a, time, *how = LAYOUTS[layout]
     rest = b[:time] + b[time + 1 :]
-    agree(partial(linear_scan, **options_of(time, *how)), (draw(a, 1), draw(b, 2), draw(rest, 3)))
+    assert_agree(partial(linear_scan, **options_of(time, *how)), (draw(a, 1), draw(b, 2), draw(rest, 3)))
 
 
 @pytest.mark.parametrize("layout", ["heads inside", "the same at every step", "narrow"])
@@ -68,7 +68,7 @@ def test_complex_numbers(stand_in, layout):
     b, a, time, *how = LAYOUTS[layout]
     rest = b[:time] + b[time + 1 :]
     pairs = tuple((draw(shape, seed), draw(shape, seed + 1)) for seed, shape in ((1, a), (3, b), (5, rest)))
-    agree(partial(complex_scan, **options_of(time, *how)), pairs)
+    assert_agree(partial(complex_scan, **options_of(time, *how)), pairs)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_complex_numbers(stand_in, layout):
 def test_blocks_of_two(stand_in, b, A, time, segmented, reverse):
     rest = b[:time] + b[time + 1 :]
     scan = partial(block_scan, structure="blocks", **options_of(time, segmented, reverse))
-    agree(scan, (draw(A, 1), draw(b, 2), draw(rest, 3)))
+    assert_agree(scan, (draw(A, 1), draw(b, 2), draw(rest, 3)))
 
 
 def test_the_kernel_itself(monkeypatch):
