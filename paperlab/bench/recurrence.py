@@ -53,7 +53,7 @@ def traffic(op: str, which: str) -> int:
 
 
 def _row(op: str, B: int, T: int, D: int, which: str, quick: bool) -> Row:
-    chosen = choice.choose(op, T, _width(op, B, D), jnp.dtype("float32"), which)
+    chosen = choice.choose(op, T, _width(op, B, D), which)
     calls = {impl: _call(op, B, T, D, which, impl) for impl in IMPLS}
     moved = traffic(op, which) * B * T * D
     calls["copy"] = _copy(moved // 2)

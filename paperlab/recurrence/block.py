@@ -16,14 +16,14 @@ Source: ParaRNN (arXiv 2510.21450), section 2 and appendix D.2 (block-diagonal r
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from paperlab.recurrence import affine, kernels
 from paperlab.recurrence.affine import Tree
-from paperlab.recurrence.choice import choose
+from paperlab.recurrence.choice import fastest
 from paperlab.recurrence.linear import IMPLEMENTATIONS, linear_scan
 from paperlab.recurrence.orders import scan
 
@@ -55,9 +55,17 @@ PLANES = affine.Structure(
     outer=lambda l, h: tuple(tuple(l_i * h_j for h_j in h) for l_i in l),
 )
 
+
+def _blocks_act(A: Array, h: Array) -> Array:
+    """Written out for few variables: a reduction is given to several threads, which wait for each other at every step."""
+    if h.shape[-2] > MOST_PLANES:
+        return (A * h[..., None, :, :]).sum(-2)
+    return _sum(A[..., :, j, :] * h[..., None, j, :] for j in range(h.shape[-2]))
+
+
 # Arrays [..., K, K, n] acting on arrays [..., K, n].
 BLOCKS = affine.Structure(
-    act=lambda A, h: (A * h[..., None, :, :]).sum(-2),
+    act=_blocks_act,
     compose=lambda later, earlier: (later[..., None, :] * earlier[..., None, :, :, :]).sum(-3),
     transpose=lambda A: A.swapaxes(-2, -3),
     outer=lambda l, h: l[..., :, None, :] * h[..., None, :, :],
@@ -145,7 +153,13 @@ def block_scan(
         return linear_scan(A, b, h0, axis=time, reverse=reverse, segment_ids=segment_ids, impl=impl, chunk=chunk)
     time = _check(A, b, h0, structure, axis, segment_ids, chunk)
     if impl == "auto":
-        impl = choose(f"block/{structure}", b.shape[time], b.size // b.shape[time], b.dtype)
+
+        def run(impl: str, arrays: tuple, ids: Array | None) -> tuple[Array, Array]:
+            how: dict[str, Any] = {"structure": structure, "axis": time, "reverse": reverse, "segment_ids": ids}
+            return block_scan(*arrays, impl=impl, chunk=chunk, **how)
+
+        op, T = f"block/{structure}", b.shape[time]
+        return fastest(op, T, b.size // T, run, (A, b, h0), segment_ids)
     starts = None if segment_ids is None else _starts(segment_ids, b.ndim - state_axes(structure), time, reverse)
     if impl == "pallas":
         if structure != "blocks" or b.shape[-2] != 2:

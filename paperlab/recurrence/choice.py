@@ -6,7 +6,8 @@ the associative one, since there a step that waits costs more than the work of a
 """
 
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from math import log2
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import jax
 TABLE = Path(__file__).with_name("tuned.json")
 
 
-def choose(op: str, T: int, width: int, dtype: Any, which: str = "both") -> str:
+def choose(op: str, T: int, width: int, which: str = "both") -> str:
     """The implementation for a recurrence `op` of T steps over `width` numbers.
 
     Args:
-      which: "forward" or "both" (with gradients); what is not known when a function is called is taken as "both".
+      which: "forward" or "both" (with gradients).
     """
     rows = [row for row in table().get(kind(), ()) if row["op"] == op and row["pass"] == which]
     if not rows:
@@ -31,6 +32,23 @@ def choose(op: str, T: int, width: int, dtype: Any, which: str = "both") -> str:
         return abs(log2(row["T"] / T)) + abs(log2(row["width"] / max(width, 1)))
 
     return str(min(rows, key=distance)["impl"])
+
+
+def fastest(op: str, T: int, width: int, run: Callable[[str, Any, Any], Any], arrays: Any, ids: Any) -> Any:
+    """`run(impl, arrays, ids)` by what is fastest for what is asked: the value alone, or the value and its gradient.
+
+    arrays: a tree of floating arrays, which have gradients; ids: integers or None, which have none.
+    """
+    forward, both = choose(op, T, width, "forward"), choose(op, T, width, "both")
+    if forward == both:
+        return run(both, arrays, ids)
+
+    def begun(arrays: Any, ids: Any) -> tuple[Any, Any]:
+        return jax.vjp(lambda arrays: run(both, arrays, ids), arrays)
+
+    value = jax.custom_vjp(partial(run, forward))
+    value.defvjp(begun, lambda back, cotangents: (*back(cotangents), None))
+    return value(arrays, ids)
 
 
 def kind() -> str:

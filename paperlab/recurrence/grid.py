@@ -13,6 +13,7 @@ with G the gates multiplied along all paths from node m to node n, out_n = scale
     nodes          X Y                  node after node, the definition
     wavefront      X/c + Y/c - 1        blocks of c x c nodes merged first, then one anti-diagonal of blocks after another
     hierarchical   log2 X + log2 Y      blocks merged until one is left: G of the whole grid, [X Y, X Y], and attention with it
+    pallas         X Y, or X Y / c^2    a kernel of a TPU or a Hopper GPU, where all J are 1 (kernels_pallas.plstm)
 
 A sequence is a grid of one row (Y = 1): right edges only, `ru`, `dl`, `du`, `source_d` and `mark_u` None. Missing gates are zeros
 that cost nothing: D-mode has no `dl` (chirality L) or no `ru` (chirality R).
@@ -27,10 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from paperlab.recurrence import kernels
 from paperlab.recurrence.grid_blocks import Edges, Gates, divisor, merged, single, sizes
 from paperlab.recurrence.grid_walk import by_diagonals, node_by_node
 
-IMPLEMENTATIONS = ("auto", "nodes", "wavefront", "hierarchical")
+IMPLEMENTATIONS = ("auto", "nodes", "wavefront", "hierarchical", "pallas")
 
 
 def grid_memory(
@@ -53,7 +55,7 @@ def grid_memory(
       direct: [..., X, Y, JO, JQ, JK, JV], how a node reads itself; nothing, if omitted.
       entering: states on the left and upper border; zeros if omitted.
       scale: of the output; DK^-0.5 if omitted.
-      impl: "auto" (hierarchical up to 256 nodes, else wavefront), "nodes", "wavefront" or "hierarchical".
+      impl: "auto" (hierarchical up to 256 nodes, else wavefront), "nodes", "wavefront", "hierarchical" or "pallas".
       chunk: side of a block, for "wavefront"; a side of the grid that it does not divide is cut by its largest divisor below.
 
     Returns:
@@ -62,11 +64,13 @@ def grid_memory(
       inside a block.
 
     Raises:
-      ValueError: shapes that do not fit, an empty grid, or an unknown `impl`.
+      ValueError: shapes that do not fit, an empty grid, an unknown `impl`, or a kernel that is not there or refuses.
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl={impl!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
     _check(q, k, v, gates, direct, entering, chunk)
+    if impl == "pallas":
+        return kernels.grid(q, k, v, gates, direct, entering, scale)
     wide = jnp.promote_types(v.dtype, jnp.float32)
     Q, K, V, gates, direct, entering = jax.tree.map(lambda x: x.astype(wide), (q, k, v, gates, direct, entering))
     scale = q.shape[-2] ** -0.5 if scale is None else scale

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import jax.numpy as jnp
 from jax import Array
 
-from kernels_pallas import block2_scan, complex_scan, linear_scan
+from kernels_pallas import block2_scan, complex_scan, linear_scan, plstm_grid
 from paperlab.recurrence import affine
+from paperlab.recurrence.grid_blocks import Edges, Gates, sizes
 
 IMPL = "pallas"  # of kernels_pallas; tests set another one, which runs on a CPU
 NARROW = 32  # channels
@@ -53,6 +54,41 @@ def blocks(
         starts = starts.reshape(*starts.shape, *(1,) * (A.ndim - starts.ndim))
     (h,), (last,) = _run(_block2, (A,), (jnp.moveaxis(b, -2, time + 1),), state, time, 1, reverse, starts)
     return jnp.moveaxis(h, time + 1, -2), jnp.moveaxis(last, time, -2)
+
+
+def grid(
+    q: Array, k: Array, v: Array, gates: Gates, direct: Array | None, entering: Edges | None, scale: float | None
+) -> tuple[Array, Edges]:
+    """`grid_memory`, all axes before the grid as heads.
+
+    Raises:
+      ValueError: as `linear`; or a state of more than one column (JT, JO, JQ, JK, JV above 1).
+    """
+    if {*sizes(gates), gates.rl.shape[-1]} != {1}:
+        pallas(f"grid_memory with JT = {gates.rl.shape[-1]} and (JO, JQ, JK, JV) = {sizes(gates)}, only with ones")
+    lead = jnp.broadcast_shapes(*(x.shape[:-4] for x in (q, k, v, gates.rl)))
+    X, Y = q.shape[-4:-2]
+
+    def nodes(x: Array | None, axes: int, *width: int) -> Array | None:
+        """[..., X, Y, J ..., D, J ...] -> [1, heads, X, Y, D], or without D."""
+        if x is None:
+            return None
+        x = x.reshape(*x.shape[: x.ndim - axes], X, Y, *width)
+        return jnp.broadcast_to(x, (*lead, X, Y, *width)).reshape(1, -1, X, Y, *width)
+
+    def border(x: Array) -> Array:
+        return jnp.broadcast_to(x[..., 0], (*lead, *x.shape[-4:-1])).reshape(1, -1, *x.shape[-4:-1])
+
+    DK, DV = q.shape[-2], v.shape[-2]
+    arrays = [nodes(q, 4, DK), nodes(k, 4, DK), nodes(v, 4, DV)]
+    arrays += [nodes(g, axes) for g, axes in zip(gates, GATE_AXES, strict=True)]
+    states = [None, None] if entering is None else [border(x) for x in entering]
+    out, right, down = plstm_grid(*arrays, nodes(direct, 6), *states, scale=scale, impl=IMPL)  # type: ignore[arg-type, misc]
+    out = out.reshape(*lead, X, Y, DV, 1).astype(v.dtype)
+    return out, Edges(*(x.reshape(*lead, *x.shape[2:], 1) for x in (right, down)))
+
+
+GATE_AXES = (5, 5, 4, 4, 4, 4, 5, 5)  # axes of a node's gate with those of the grid: sources, transitions, marks
 
 
 def _run(

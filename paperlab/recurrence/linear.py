@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from paperlab.recurrence import affine, kernels
-from paperlab.recurrence.choice import choose
+from paperlab.recurrence.choice import fastest
 from paperlab.recurrence.orders import scan
 
 IMPLEMENTATIONS = ("auto", "sequential", "in_place", "associative", "chunked", "pallas")
@@ -127,7 +127,12 @@ def _run(
     time = axis % len(shape)
     op = "linear" if structure is REAL else "complex"
     if impl == "auto":
-        impl = choose(op, shape[time], one.size // shape[time], dtype)
+
+        def run(impl: str, arrays: tuple, ids: Array | None) -> tuple[Any, Any]:
+            a, b, h0 = arrays
+            return _run(structure, a, b, h0, axis, reverse, ids, impl, chunk)
+
+        return fastest(op, shape[time], one.size // shape[time], run, (a, b, h0), segment_ids)
     starts = None if segment_ids is None else _starts(segment_ids, shape, time, reverse)
     if impl == "pallas":
         return kernels.linear(a, b, h0, time=time, reverse=reverse, starts=starts)

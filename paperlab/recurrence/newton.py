@@ -25,11 +25,11 @@ from jax.experimental import checkify
 from paperlab.recurrence import affine
 from paperlab.recurrence.choice import choose
 from paperlab.recurrence.jacobian import check_cell
-from paperlab.recurrence.kernels import pallas
-from paperlab.recurrence.linear import IMPLEMENTATIONS
 from paperlab.recurrence.newton_cell import Cell, Solution, Solver
 from paperlab.recurrence.newton_loop import Trajectory, implicit, states_like, trajectory
 from paperlab.recurrence.newton_system import Reduction, System, apply, corrected, first_guess, largest
+
+IMPLEMENTATIONS = ("auto", "sequential", "associative", "chunked", "pallas")
 
 
 def newton_solve(
@@ -64,7 +64,8 @@ def newton_solve(
       mask: bool [batch..., T]; where False (padding) the state is passed on as it is.
       guess: states [batch..., T, *cell.state] to start from, e.g. those of an earlier call; no gradient flows to it.
       impl: "auto" (the fastest measured for this backend, length and width), "sequential" (the step, T times), "associative" or
-        "chunked" (how the linear recurrences are evaluated; "elk" has no "chunked" form), or "pallas".
+        "chunked" (how the linear recurrences are evaluated; "elk" has no "chunked" form), or "pallas" (the same by kernels, for
+        diagonal Jacobians and blocks of two; kernels_pallas.newton_gru and newton_lstm fuse whole solvers of two cells).
       chunk: steps of a chunk, for "chunked".
       check: first compare the declared structure with derivatives (`check_cell`); outside jit only.
 
@@ -82,9 +83,7 @@ def newton_solve(
         check_cell(cell, system.params, system.x, _somewhere(cell, system) if guess is None else guess)
     like = states_like(cell, system)
     if impl == "auto":
-        impl = choose("newton", like.shape[time], like.size // like.shape[time], like.dtype)
-    if impl == "pallas":
-        return pallas("newton_solve")
+        impl = choose("newton", like.shape[time], like.size // like.shape[time])
     if impl == "sequential":
         found, adaptive = _step_by_step(cell, system, time), False
     else:
@@ -183,8 +182,8 @@ def _marked(cell: Cell, solver: Solver, found: Trajectory) -> Array:
 
 
 def _check_method(solver: Solver, impl: str) -> None:
-    if impl == "chunked" and solver.method in ("elk", "quasi_elk"):
-        raise ValueError(f"impl='chunked': method={solver.method!r} has none; use impl='associative', with windows")
+    if impl in ("chunked", "pallas") and solver.method in ("elk", "quasi_elk"):
+        raise ValueError(f"impl={impl!r}: method={solver.method!r} has none; use impl='associative', with windows")
 
 
 def _system(

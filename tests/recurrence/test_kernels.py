@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paperlab.recurrence import block_scan, complex_scan, kernels, linear_scan
+from paperlab.recurrence import block_scan, complex_scan, kernels, linear_scan, newton_solve
+from paperlab.recurrence.grid import Edges, Gates, grid_memory
+from paperlab.recurrence.newton_cell import Solver
+from tests.recurrence.cells import gru, gru_params, lstm, lstm_params
 
 QUICK = {"xla_backend_optimization_level": 0}
 SEGMENTS = jnp.array([[0, 0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 1, 2, 2]])
@@ -93,6 +96,41 @@ def test_the_kernel_itself(monkeypatch):
     got, want = (linear_scan(a, b, impl=impl, **options) for impl in ("pallas", "sequential"))
     np.testing.assert_allclose(got[0], want[0], atol=1e-6)
     np.testing.assert_allclose(got[1], want[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["newton", "quasi"])
+@pytest.mark.parametrize("cell", [gru, lstm])
+def test_newton_steps_by_the_kernels(stand_in, cell, method):
+    width, size = 3, 2
+    params = (gru_params if cell is gru else lstm_params)(width, size, seed=1)
+    x = draw((2, 7, size), 2)
+
+    def states(x, impl):
+        solver = Solver(method, iterations=7)
+        return newton_solve(cell(width), params, x, segment_ids=SEGMENTS, solver=solver, impl=impl).states
+
+    def both(impl):
+        return jax.value_and_grad(lambda x: jnp.cos(states(x, impl)).sum())(x)
+
+    for got, want in zip(both("pallas"), both("associative"), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+def test_grids_by_the_kernel(stand_in, lead):
+    X, Y, DK, DV = 5, 3, 4, 2
+    q, k, v = (draw((*lead, X, Y, D, 1), seed) for seed, D in ((1, DK), (2, DK), (3, DV)))
+    ones = ((1, 1, 1), (1, 1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1, 1), (1, 1, 1))
+    gates = Gates(*(draw((X, Y, *shape), 4 + i) for i, shape in enumerate(ones)))._replace(dl=None)
+    direct = draw((*lead, X, Y, 1, 1, 1, 1), 20)
+    entering = Edges(draw((*lead, Y, DK, DV, 1), 21), draw((*lead, X, DK, DV, 1), 22))
+    for border in (None, entering):
+        got, want = (grid_memory(q, k, v, gates, direct, entering=border, impl=impl) for impl in ("pallas", "nodes"))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    two = jnp.zeros((X, Y, 2, 1, 1))
+    with pytest.raises(ValueError, match="only with ones"):
+        grid_memory(q, k, v, gates._replace(mark_l=two, mark_u=two), impl="pallas")
 
 
 def test_where_there_is_no_kernel_the_reason_is_said():

@@ -319,7 +319,8 @@ def test_any_number_of_batch_axes():
 X = jnp.zeros((2, 5, DIN))
 REFUSED = {
     "impl='fast'": {"impl": "fast"},
-    "no kernel for newton_solve": {"impl": "pallas"},
+    "there is no kernel for 'cpu'": {"impl": "pallas"},
+    "impl='pallas': method='quasi_elk'": {"impl": "pallas", "solver": Solver("quasi_elk")},
     "impl='chunked': method='elk'": {"impl": "chunked", "solver": Solver("elk")},
     "x must hold": {"x": ()},
     "x must not be empty": {"x": X[:, :0]},

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from paperlab.recurrence import linear_scan
+from paperlab.recurrence import choice, linear_scan
 from tests.recurrence.rows_linear import varying
 from tests.recurrence.test_laws import EVERY, _names
 
@@ -90,6 +90,22 @@ def test_the_sequential_form_has_forward_derivatives():
     args = varying(9, 0, jnp.float32)
     _, tangent = jax.jvp(lambda b: linear_scan(args["a"], b, impl="sequential")[0], (args["b"],), (args["b"],))
     assert jnp.allclose(tangent, linear_scan(args["a"], args["b"], impl="sequential")[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [None, jnp.array([[0, 0, 1, 1, 1, 2, 2, 2, 2]] * 2)])
+def test_auto_may_mean_one_thing_for_values_and_another_with_gradients(monkeypatch, ids):
+    monkeypatch.setattr(choice, "choose", lambda *_: "chunked" if _[-1] == "forward" else "in_place")
+    args = varying(9, 0, jnp.float32)
+
+    def value(args, impl):
+        h, last = linear_scan(**args, segment_ids=ids, impl=impl, chunk=3)
+        return (jnp.cos(h) * h).sum() + last.sum()
+
+    assert set(loops(jax.make_jaxpr(partial(value, impl="auto"))(args).jaxpr)) == {3}
+    assert set(loops(jax.make_jaxpr(jax.grad(partial(value, impl="auto")))(args).jaxpr)) == {9}
+    got, want = (jax.grad(value)(args, impl) for impl in ("auto", "sequential"))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert jnp.allclose(a, b, atol=1e-5)
 
 
 def test_what_is_asked_wrongly_is_named():
