@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+UNTUNED, UNTUNED_ELSEWHERE = "in_place", "associative"  # on a CPU, and on any other device
 TABLE = Path(__file__).with_name("tuned.json")
 
 
@@ -25,8 +26,8 @@ def choose(op: str, T: int, width: int, which: str = "both") -> str:
     """
     rows = [row for row in table().get(kind(), ()) if row["op"] == op and row["pass"] == which]
     if not rows:
-        step_by_step = "sequential" if op == "newton" else "in_place"
-        return step_by_step if jax.default_backend() == "cpu" else "associative"
+        step_by_step = "sequential" if op == "newton" else UNTUNED
+        return step_by_step if jax.default_backend() == "cpu" else UNTUNED_ELSEWHERE
 
     def distance(row: dict[str, Any]) -> float:
         return abs(log2(row["T"] / T)) + abs(log2(row["width"] / max(width, 1)))
