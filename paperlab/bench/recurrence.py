@@ -109,7 +109,7 @@ def _copy(numbers: int) -> Callable[[], Any]:
 
 
 def write_table(found: Iterable[Row]) -> None:
-    """Puts the fastest implementation of every row, or the usual one where it is about as fast, in the table of this kind of device."""
+    """Puts what is fastest in every row, or the usual one where that is about as fast, in the table of this kind of device."""
     table = json.loads(TUNED.read_text(encoding="utf-8")) if TUNED.is_file() else {}
     entries = [_entry(row) for row in found]
     table[choice.kind()] = entries

@@ -82,7 +82,9 @@ def test_kernels_compile(op, case, target, which):
 @pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
 def test_every_operation_has_a_kernel_for_each_platform(op):
     for target in ("tpu", "hopper"):
-        assert any(takes(op, case, target) for case in op.cases), f"{op.name} takes no case of its benchmark on {target}"
+        assert any(takes(op, case, target) for case in op.cases), (
+            f"{op.name} takes no case of its benchmark on {target}"
+        )
 
 
 def test_what_cannot_be_compiled_is_an_error():

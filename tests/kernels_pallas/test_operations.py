@@ -10,6 +10,7 @@ import pytest
 from kernels_pallas.registry import operation, operations
 
 OPERATIONS = operations()
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is what these tests spend their time on
 TOLERANCE = {"float32": 1e-4, "bfloat16": 4e-2}
 
 
@@ -40,7 +41,8 @@ def evaluated(op, arrays, impl):
         return sum((x.astype(jnp.float32) * jax.random.normal(k, x.shape)).sum() for x, k in pairs), out
 
     chosen = tuple(arrays[i] for i in floating)
-    (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(floating))), has_aux=True))(*chosen)
+    both = jax.value_and_grad(loss, argnums=tuple(range(len(floating))), has_aux=True)
+    (_, out), gradients = jax.jit(both, compiler_options=QUICK)(*chosen)
     return out, gradients
 
 

@@ -135,3 +135,11 @@ def test_any_axis_holds_the_time():
             got, end = linear_scan(a, b, args["h0"], axis=axis, impl=impl, chunk=2)
             assert jnp.allclose(jnp.moveaxis(got, axis, 1), want, atol=1e-6)
             assert jnp.allclose(end, last, atol=1e-6)
+
+
+def test_the_measured_table_names_what_there_is():
+    rows = choice.table()["cpu"]
+    assert {row["op"] for row in rows} == {"linear", "complex", "block/blocks"}
+    assert {row["impl"] for row in rows} <= {"sequential", "in_place", "associative", "chunked"}
+    for row in rows:
+        assert choice.choose(row["op"], row["T"], row["width"], row["pass"]) == row["impl"]
