@@ -19,12 +19,14 @@ from jax.typing import DTypeLike
 
 from kernels_pallas import gla, gla_step
 from kernels_pallas.gated_linear_attention.api import IMPLEMENTATIONS
+from kernels_pallas.platforms import PLATFORMS, platform
 from paperlab.errors import ConfigError
 from paperlab.layers.activations import ACTIVATIONS, activation
 from paperlab.layers.convolution import ShortConvolution
 from paperlab.layers.linear import linear, xavier_linear
 from paperlab.layers.norms import NORMS, at_least_float32
 from paperlab.layers.segments import UNKNOWN, keep_if_continued, next_segment, runs
+from paperlab.layers.sharding import by_rows
 from paperlab.limits import Limit, above, at_least, hold, one_of
 
 SHARDING = (
@@ -166,20 +168,9 @@ class Mixer(nn.Module):
         before = None if state is None else keep_if_continued(state, segment_ids, state["segment"])
         q, k, v, tails = self._projections(x_BxTxD, before, state, segment_ids)
         log_alpha, log_beta = self._log_alpha(x_BxTxD), self._log_beta(x_BxTxD)
+        initial = None if before is None else before["S"]
         try:
-            o, after = gla(
-                q,
-                k,
-                v,
-                log_alpha,
-                log_beta=log_beta,
-                initial_state=None if before is None else before["S"],
-                output_final_state=state is not None,
-                segment_ids=segment_ids,
-                chunk=self.chunk or None,
-                sub_chunk=self.sub_chunk or None,
-                impl=self.impl,
-            )
+            o, after = self._recurrence(q, k, v, log_alpha, log_beta, initial, segment_ids, state is not None)
         except ValueError as error:  # no kernel for this device or these sizes
             raise ConfigError(f"config.mixers.gla.{str(error).removeprefix('gla: ')}") from error
         self._sow(k, log_alpha, o)
@@ -187,6 +178,42 @@ class Mixer(nn.Module):
         if state is None or after is None:
             return y, None
         return y, {"S": after, "segment": next_segment(segment_ids, state["segment"]), **tails}
+
+    def _recurrence(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        log_alpha: Array | None,
+        log_beta: Array | None,
+        initial: Array | None,
+        segment_ids: Array | None,
+        keep: bool,
+    ) -> tuple[Array, Array | None]:
+        """`gla` on all rows, or by a kernel on each device's own."""
+        gates = (log_alpha, log_beta)
+        whole = [g if g is not None and g.ndim == 2 else None for g in gates]  # the same for all rows
+
+        def run(q: Array, k: Array, v: Array, own: list, initial: Array | None, segment_ids: Array | None) -> tuple:
+            log_alpha, log_beta = (g if o is None else o for g, o in zip(whole, own, strict=True))
+            return gla(
+                q,
+                k,
+                v,
+                log_alpha,
+                log_beta=log_beta,
+                initial_state=initial,
+                output_final_state=keep,
+                segment_ids=segment_ids,
+                chunk=self.chunk or None,
+                sub_chunk=self.sub_chunk or None,
+                impl=self.impl,
+            )
+
+        own = [g if w is None else None for g, w in zip(gates, whole, strict=True)]
+        kernel = self.impl == "interpret" or (self.impl in ("auto", "pallas") and platform() in PLATFORMS)
+        arrays = (q, k, v, own, initial, segment_ids)
+        return by_rows(run, *arrays) if kernel else run(*arrays)
 
     def step(self, x_BxD: Array, state: State, position: Array | None = None) -> tuple[Array, State]:
         del position  # the recurrence knows the order

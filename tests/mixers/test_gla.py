@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from kernels_pallas import platforms
 from paperlab.mixers.gla import Mixer, retnet_log_decay
 
 B, T, WIDTH, HEADS = 2, 9, 16, 4
@@ -109,3 +111,37 @@ def test_xavier_initialisation_reaches_queries_keys_and_gates_only():
         largest = jnp.abs(params[name]["kernel"]).max()
         assert 0.95 * bound < largest <= bound
     assert jnp.std(params["v"]["kernel"]) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("gate", ["channel", "fixed"])
+def test_on_several_devices_each_runs_the_kernel_on_its_own_rows(gate):
+    mesh = jax.make_mesh((2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(8, T, WIDTH)), jnp.float32)
+    ids = jnp.asarray(np.arange(T) > 3, jnp.int32) * jnp.ones((8, 1), jnp.int32)
+    plain, kernel = (Mixer(WIDTH, HEADS, gate=gate, impl=impl) for impl in ("recurrent", "interpret"))
+    params = plain.init(jax.random.key(0), x)
+
+    def loss(params, mixer, x, ids):
+        y, after = mixer.apply(params, x, state=mixer.zero_state(8), segment_ids=ids)
+        return (jnp.cos(y) * y).sum() + after["S"].sum(), y
+
+    def both(mixer, x, ids):
+        return jax.jit(jax.value_and_grad(lambda p, x: loss(p, mixer, x, ids), has_aux=True))(params, x)
+
+    want = both(plain, x, ids)
+    with jax.set_mesh(mesh):
+        got = both(kernel, jax.device_put(x, NamedSharding(mesh, PartitionSpec(("data", "fsdp")))), ids)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_mesh_that_splits_rows_keeps_the_kernel_of_a_tpu():
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    shape = jax.ShapeDtypeStruct((8, 128, 256), jnp.float32)
+    mixer = Mixer(256, 2)
+    params = jax.eval_shape(mixer.init, jax.random.key(0), shape)
+    with jax.set_mesh(mesh), platforms.assume("tpu"):
+        rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        x = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=rows)
+        text = jax.jit(mixer.apply).trace(params, x).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in text
