@@ -63,6 +63,7 @@ def test_kernels_lower(op, case, target, which):
     assert ("tpu_custom_call" if target == "tpu" else "mosaic_gpu") in text
 
 
+@pytest.mark.compilers
 @pytest.mark.parametrize(("op", "case", "target", "which"), rows(everywhere=True))
 def test_kernels_compile(op, case, target, which):
     if targets.missing() and not os.environ.get("CI"):
@@ -87,6 +88,7 @@ def test_every_operation_has_a_kernel_for_each_platform(op):
         )
 
 
+@pytest.mark.compilers
 def test_what_cannot_be_compiled_is_an_error():
     if targets.missing() and not os.environ.get("CI"):
         pytest.skip(targets.missing())

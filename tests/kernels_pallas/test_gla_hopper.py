@@ -177,6 +177,7 @@ def test_configurations_fit_into_shared_memory(K, V):
     assert shared_bytes(stages, warpgroups, K) <= 227 * 1024
 
 
+@pytest.mark.compilers
 @pytest.mark.parametrize(("K", "V"), [(192, 192)])
 def test_gradients_compile_without_spills(K, V):
     if targets.missing() and not os.environ.get("CI"):

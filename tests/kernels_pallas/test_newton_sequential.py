@@ -41,6 +41,7 @@ def test_the_hopper_baseline_in_simulation(cell):
     np.testing.assert_allclose(np.stack(got), np.stack(jax.tree.leaves(want)), rtol=0, atol=1e-6)
 
 
+@pytest.mark.compilers
 @pytest.mark.parametrize("target", targets.TARGETS)
 @both_cells
 def test_the_baselines_compile(cell, target):
