@@ -19,7 +19,28 @@ os.environ.setdefault("NPROC", "16")  # XLA's own threads: simulated GPU threads
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+import gc  # noqa: E402
+
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("house")
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS, EVERY = 20_000, 20
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item):
+    """Lets go of compiled programs now and then: each takes some 30 memory maps, and Linux ends a process with more than 65,530."""
+    done = item.config.stash.get(DONE, 0) + 1
+    item.config.stash[DONE] = done
+    if done % EVERY == 0 and MAPS.is_file() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+
+
+DONE = pytest.StashKey[int]()
