@@ -6,6 +6,10 @@
 A coefficient that is the same at every step is a group of small arrays [B or 1, D], one a plane, whatever the algebra.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -36,3 +40,8 @@ def invariant(a: Group) -> bool:
 def sizes(b: Group) -> tuple[int, int, int]:
     """(B, T, D)."""
     return b[0].shape[0], b[0].shape[1], b[0].shape[-1]
+
+
+def split(items: Sequence[Any], *counts: int) -> list[tuple]:
+    """The first `counts[0]` items, the next `counts[1]`, and so on."""
+    return [tuple(items[i:j]) for i, j in pairwise((0, *accumulate(counts)))]

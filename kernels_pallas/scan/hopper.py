@@ -6,7 +6,6 @@ scan of the same kind), and the scan itself from those. That reads a and b twice
 """
 
 from functools import partial
-from itertools import accumulate, pairwise
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jax import Array
 
 from kernels_pallas.scan.algebra import Algebra, Planes, add
 from kernels_pallas.scan.config import Config
-from kernels_pallas.scan.groups import Group, invariant, sizes
+from kernels_pallas.scan.groups import Group, invariant, sizes, split
 from kernels_pallas.scan.hopper_tiles import Plan, Plane, call, constant, here, plan_for, registers, walk
 
 ALIGNED = 8  # channels: rows of arrays must begin at multiples of 16 bytes
@@ -64,7 +63,7 @@ def backward(
     body = partial(_backward, plan, a, h, g)
     start = _laid(plan, h0)
     out = call(plan, body, [*_laid(plan, a), *h, *g, *start, *enters], results, tiled, made, interpret)
-    da, db, dh0 = _split(out, len(a), len(g), n)
+    da, db, dh0 = split(out, len(a), len(g), n)
     dh0 = tuple(x[:, -1 if reverse else 0, :D] for x in dh0)
     if fixed:
         da = tuple(x.sum(1 if y.shape[0] > 1 else (0, 1))[..., :D].reshape(-1, D) for x, y in zip(da, a, strict=True))
@@ -93,7 +92,7 @@ def _entering(plan: Plan, a: Group, b: Group, h0: Planes, *, transpose: bool, in
 def _forward(plan: Plan, a: Group, b: Group, *refs: Any) -> None:
     algebra, m, n, fixed = plan.algebra, plan.algebra.coefficients, plan.algebra.states, invariant(a)
     k = 0 if fixed else m
-    a_, b_, h0_, h_, last_, tiles, made, (ready,) = _split(refs, len(a), len(b), n, len(b), n, k + n, n, 1)
+    a_, b_, h0_, h_, last_, tiles, made, (ready,) = split(refs, len(a), len(b), n, len(b), n, k + n, n, 1)
     place = here(plan)
     shared = _shared(plan, a, a_, place)
 
@@ -111,7 +110,7 @@ def _backward(plan: Plan, a: Group, h: Group, g: Group, *refs: Any) -> None:
     algebra, m, n, fixed = plan.algebra, plan.algebra.coefficients, plan.algebra.states, invariant(a)
     k = 0 if fixed else m
     counts = (len(a), len(h), len(g), n, n, len(a), len(g), n, k + 2 * n, k + n, 1)
-    a_, h_, g_, h0_, c_, da_, db_, dh0_, tiles, made, (ready,) = _split(refs, *counts)
+    a_, h_, g_, h0_, c_, da_, db_, dh0_, tiles, made, (ready,) = split(refs, *counts)
     place = here(plan)
     shared = _shared(plan, a, a_, place)
     start = tuple(registers(plan, x, place.batch, place.columns) for x in h0_)
@@ -142,7 +141,7 @@ def _summary(plan: Plan, transpose: bool, a: Group, b: Group, *refs: Any) -> Non
     """What a segment does to a state: forward from zero, or (transpose) as the backward pass goes."""
     algebra, m, n, fixed = plan.algebra, plan.algebra.coefficients, plan.algebra.states, invariant(a)
     k = 0 if fixed else m
-    a_, b_, through_, local_, tiles, (ready,) = _split(refs, len(a), len(b), m, n, k + n, 1)
+    a_, b_, through_, local_, tiles, (ready,) = split(refs, len(a), len(b), m, n, k + n, 1)
     place = here(plan)
     shared = _shared(plan, a, a_, place)
 
@@ -208,7 +207,3 @@ def _padded(group: Group, width: int) -> Group:
 
 def _pad(x: Array, width: int) -> Array:
     return x if x.shape[-1] == width else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
-
-
-def _split(refs: Any, *counts: int) -> list[tuple]:
-    return [tuple(refs[i:j]) for i, j in pairwise((0, *accumulate(counts)))]

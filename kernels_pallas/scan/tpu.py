@@ -5,7 +5,6 @@ comes out of the step behind, l_t = g_t + c_t is the cotangent of b_t, l_t h_{t-
 """
 
 from functools import partial
-from itertools import accumulate, pairwise
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from kernels_pallas.compat import pl
 from kernels_pallas.scan import core
 from kernels_pallas.scan.algebra import Algebra, Planes, add
 from kernels_pallas.scan.config import Config
-from kernels_pallas.scan.groups import Group, grouped, invariant, planes
+from kernels_pallas.scan.groups import Group, grouped, invariant, planes, split
 from kernels_pallas.scan.tpu_tiles import (
     Plan,
     begin,
@@ -95,7 +94,7 @@ def backward(
 
 def _forward(plan: Plan, fixed: bool, *refs: Any) -> None:
     algebra, reverse, m, n = plan.algebra, plan.reverse, plan.algebra.coefficients, plan.algebra.states
-    a, b, h0, h, last = _split(refs, m, n, n, n, n)
+    a, b, h0, h, last = split(refs, m, n, n, n, n)
     begin(last, [x[...] for x in h0])
     through = _Through(plan, a, fixed, transpose=False)
 
@@ -114,7 +113,7 @@ def _forward(plan: Plan, fixed: bool, *refs: Any) -> None:
 
 def _backward(plan: Plan, fixed: bool, *refs: Any) -> None:
     algebra, reverse, m, n = plan.algebra, plan.reverse, plan.algebra.coefficients, plan.algebra.states
-    a, h, border, h0, g, g_last, da, db, dh0 = _split(refs, m, n, n, n, n, n, m, n, n)
+    a, h, border, h0, g, g_last, da, db, dh0 = split(refs, m, n, n, n, n, n, m, n, n)
     begin(dh0, [x[...] for x in g_last])
     if fixed:
         begin(da, [jnp.zeros(x.shape, x.dtype) for x in da])
@@ -192,10 +191,6 @@ def _coefficients(plan: Plan, a: Group) -> list[tuple[Any, Any]]:
 
 def _rows(x: Planes) -> Planes:
     return tuple(p[:, None] for p in x)
-
-
-def _split(refs: tuple, *counts: int) -> list[tuple]:
-    return [refs[i:j] for i, j in pairwise((0, *accumulate(counts)))]
 
 
 def _keep(refs: tuple, values: Planes) -> None:
