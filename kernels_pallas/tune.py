@@ -23,6 +23,7 @@ from kernels_pallas import configs, platforms
 from kernels_pallas.bench import check, device, measure, record, timing, xla
 from kernels_pallas.bench.__main__ import chosen
 from kernels_pallas.bench.subject import Subject
+from kernels_pallas.bench.torch_process import short
 from kernels_pallas.op import Case, Op
 
 PLAN = timing.Plan(rounds=20, seconds=1.0)
@@ -79,7 +80,7 @@ def run(ops: list[Op], flags: argparse.Namespace) -> int:
         try:
             row = tuned(op, case, flags.which, quick=flags.quick)
         except (ValueError, RuntimeError, TypeError) as error:
-            print(f"  {xla.short(error)}", flush=True)
+            print(f"  {short(error)}", flush=True)
             row = None
         if row is None:
             failed += 1

@@ -10,7 +10,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "pape
 
 
 def git_version() -> tuple[str, bool]:
-    """The commit and whether tracked files outside results/ differ from it; ("", False) outside a repository."""
+    """The commit and whether tracked files outside results/ differ from it.
+
+    Outside a repository ($KERNELS_COMMIT, False): the commit of a tree that was copied without its history, if that was set.
+    """
 
     def git(*words: str) -> str:
         try:
@@ -21,7 +24,10 @@ def git_version() -> tuple[str, bool]:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", "--", ":!results"))
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        return os.environ.get("KERNELS_COMMIT", ""), False
+    return commit, bool(git("status", "--porcelain", "--untracked-files=no", "--", ":!results"))
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from kernels_pallas.bench.device import Ceilings
 from kernels_pallas.bench.record import Row
 from kernels_pallas.bench.subject import Subject
 from kernels_pallas.bench.timing import Call, Plan, Samples, interleaved, median, quartiles
+from kernels_pallas.bench.torch_process import RefusedError, short
 from kernels_pallas.bench.torch_side import TorchPeers
 from kernels_pallas.op import Case, Op
 
@@ -96,7 +97,7 @@ def sift(contenders: list[xla.Contender], subject: Subject, which: str, right: c
                 raise program
             _admit(label, program, subject, which, right, found)
         except Exception as error:
-            found.refused[label] = xla.short(error)
+            found.refused[label] = short(error)
             found.calls.pop(label, None)
     return found
 
@@ -105,7 +106,7 @@ def _admit(label: str, program: xla.Program, subject: Subject, which: str, right
     if program.contender.same:
         found.errors[label] = wrong = _worst(*xla.evaluate(program, subject, gradients=which == "both"), right)
         if wrong > check.limit(subject.case):
-            raise xla.RefusedError(f"wrong: relative error {wrong:.2g} against float64")
+            raise RefusedError(f"wrong: relative error {wrong:.2g} against float64")
     else:
         found.errors[label] = None
     found.calls[label] = xla.calls(program, subject, which)

@@ -5,19 +5,15 @@ A contender takes its own layout of the arguments. What turns the operation's ar
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from kernels_pallas import platforms
+from kernels_pallas import newton, platforms
 from kernels_pallas.bench import device
 from kernels_pallas.bench.subject import Arrays, Subject, split
-
-
-class RefusedError(Exception):
-    """Why a contender does not take part."""
+from kernels_pallas.bench.torch_process import RefusedError, module
 
 
 class Contender(NamedTuple):
@@ -174,7 +170,7 @@ def _jla(impl: str) -> Contender:
     def call(q: Any, k: Any, v: Any, log_alpha: Any, state: Any = None, segments: Any = None) -> Any:
         if log_alpha is None:
             raise RefusedError("takes a gate only")
-        attention, simple = imported("jla.ops").linear_attention, log_alpha.shape[-1] == 1
+        attention, simple = module("jla.ops").linear_attention, log_alpha.shape[-1] == 1
         options = {"scale": q.shape[-1] ** -0.5, "initial_state": state, "output_final_state": True}
         if segments is not None:
             options["segment_ids"] = segments
@@ -190,27 +186,11 @@ def _softmax(q: Any, k: Any, v: Any, *rest: Any) -> Any:
     return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
 
 
-def imported(name: str) -> Any:
-    """A module of another package, found at run time; refuses with its reason where it is not there."""
-    try:
-        return import_module(name)
-    except Exception as error:
-        raise RefusedError(f"{name} cannot be imported: {short(error)}") from error
-
-
-def short(error: BaseException) -> str:
-    """The kind and the first line of an error."""
-    if isinstance(error, RefusedError):
-        return str(error)
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
 def _sequential(name: str) -> Contender:
     """The cell of a Newton solver step by step in one kernel, forward only."""
 
     def call(*arrays: Any) -> Any:
-        return getattr(import_module("kernels_pallas.newton"), name)(*arrays)
+        return getattr(newton, name)(*arrays)
 
     return Contender("kernel step by step", call, back=lambda out: [*jax.tree.leaves(out), None], gradients=False)
 
