@@ -87,7 +87,7 @@ def base_config(*, task: str = "language_modelling", model: str = "lm") -> Confi
     Sections: task, model, mixers (one entry a mixer; the unused are dropped when resolved), data, train, optim,
     evaluators (any number of names), checkpoint, mesh, log, profile, faults; and seed, init_from, program.
     """
-    data = importlib.import_module("paperlab.data")
+    data = _data_room(find("tasks", task))
     config = ConfigDict(
         {
             "slug": "",
@@ -189,9 +189,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """
     check_complete(config, SECTIONS)
     resolved = ConfigDict(config.to_dict(), convert_dict=True)
-    rooms = {"data": importlib.import_module("paperlab.data")}
-    for section in ("task", "model"):
-        rooms[section] = _room(resolved, section)
+    rooms = {section: _room(resolved, section) for section in ("task", "model")}
+    rooms["data"] = _data_room(rooms["task"])
     used = rooms["model"].mixers_of(resolved) if hasattr(rooms["model"], "mixers_of") else set()
     resolved.mixers = ConfigDict({name: options for name, options in resolved.mixers.items() if name in used})
     for name in used:
@@ -218,6 +217,11 @@ def _room(config: ConfigDict, section: str) -> ModuleType:
     )
     check_complete(config[section], getattr(module, "DEFAULTS", {}), section, cure)
     return module
+
+
+def _data_room(task: ModuleType) -> ModuleType:
+    """The module whose DEFAULTS are the data section of a task: text, unless the task's `DATA` names another."""
+    return importlib.import_module(getattr(task, "DATA", "paperlab.data"))
 
 
 def check_faults(faults: ConfigDict) -> None:

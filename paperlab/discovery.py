@@ -4,8 +4,9 @@
     find("tasks", "papers.gla.mqar")   -> paperlab/papers/gla/mqar.py
 
 Every such module says in `DEFAULTS` (mixers: in the fields of `Mixer`) which options it has, perhaps in `LIMITS` what they
-may be (paperlab.limits), and makes itself from a config. A function `check(config)` raises ConfigError for options that do not
-go together; it allocates nothing and reads no data.
+may be (paperlab.limits), and makes itself from a config; a task also says in `DATA` which module describes its data section,
+where that is not `paperlab.data`. A function `check(config)` raises ConfigError for options that do not go together; it
+allocates nothing and reads no data.
 """
 
 import importlib
