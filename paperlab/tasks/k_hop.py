@@ -46,7 +46,7 @@ class KHop(IntegerTask):
         return self.batches(k_hop.examples, split, process_index, process_count, **options)
 
     def summary(self) -> dict[str, Any]:
-        """What guessing scores, and what saying the current symbol again does: two hops over 5 symbols lead back half of the time."""
+        """What guessing scores, and saying the current symbol again: two hops over 5 symbols lead back half of the time."""
         baselines = {"chance_accuracy": self.chance(), "repeat_accuracy": self.repeating(4096)}
         return {"baselines": baselines}
 
