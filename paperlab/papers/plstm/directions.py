@@ -1,0 +1,164 @@
+"""Four directions over one grid: pLSTM's memory read from every corner.
+
+    direction   0: the grid as it is   1: x reversed   2: y reversed   3: both
+    fused       out = q sum_o (G_o + G_direct) k v             one attention with the sum of the four G, or four recurrences summed
+    apart       out_o = q (G_o + G_direct) k v                 one result a direction
+
+Every direction has its own source, transition and mark gates, stored in the coordinates of the grid as it is; q, k, v and the
+direct gate are shared. Source: pLSTM (arXiv 2506.11997), section 4.3.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from paperlab.layers.sharding import by_rows
+from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, gating, grid_memory
+
+TURNS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # the axes that each direction reverses
+X_AXIS = Gates(*(-g for g in (5, 5, 4, 4, 4, 4, 5, 5)))  # where a gate has its x axis
+NODES = 256  # up to so many, G of the whole grid is what "auto" takes
+PADDINGS = ("needed", "power_of_two")
+
+
+def turned(x: Array, axis: int, directions: tuple[int, ...], *, of: int) -> Array:
+    """Every direction's share of x [..., directions, ..., X, Y, ...] with the axes reversed that it reverses; its own inverse.
+
+    Args:
+      axis: of X, from the end; Y is the next one.
+      directions: numbers from 0 to 3.
+      of: where the axis of the directions is, from the end.
+    """
+    parts = []
+    for i, direction in enumerate(directions):
+        part = jax.lax.index_in_dim(x, i, of, keepdims=False)
+        parts.append(jnp.flip(part, [axis + turn for turn in TURNS[direction]]) if TURNS[direction] else part)
+    return jnp.stack(parts, of)
+
+
+def spread(x: Array, axis: int, directions: tuple[int, ...]) -> Array:
+    """x [..., X, Y, ...] as every direction sees it: a new axis for the directions right before X."""
+    parts = [jnp.flip(x, [axis + turn for turn in TURNS[d]]) if TURNS[d] else x for d in directions]
+    return jnp.stack(parts, axis - 1)
+
+
+def gates_turned(gates: Gates, directions: tuple[int, ...]) -> Gates:
+    """Gates [..., directions, X, Y, ...] in the coordinates of the grid -> in those of each direction."""
+    return Gates(
+        *(None if g is None else turned(g, x, directions, of=x - 1) for g, x in zip(gates, X_AXIS, strict=True))
+    )
+
+
+def summed_gating(gates: Gates, directions: tuple[int, ...] = (0, 1, 2, 3)) -> Array:
+    """The sum of G over the directions: [..., X, Y, X, Y, JO, JQ, JK, JV] from gates [..., directions, X, Y, ...]."""
+    G = gating(gates_turned(gates, directions))
+    total = 0
+    for i, direction in enumerate(directions):
+        part = G[..., i, :, :, :, :, :, :, :, :]
+        axes = [-8 + turn for turn in TURNS[direction]] + [-6 + turn for turn in TURNS[direction]]
+        total = total + (jnp.flip(part, axes) if axes else part)
+    return total
+
+
+def read_grid(
+    q: Array,
+    k: Array,
+    v: Array,
+    gates: Gates,
+    direct: Array,
+    *,
+    directions: tuple[int, ...] = (0, 1, 2, 3),
+    fused: bool = True,
+    impl: str = "auto",
+    chunk: int = 8,
+    padding: str = "needed",
+) -> Array:
+    """What every node reads, over all directions.
+
+    Args:
+      q, k, v: [B, H, X, Y, D, J] as for `grid_memory`.
+      gates: [B or 1, H, directions, X, Y, ...] in the coordinates of the grid; None is zero.
+      direct: [B or 1, H, X, Y, JO, JQ, JK, JV], counted once.
+      directions: which of the four there are.
+      fused: sum the directions; else give each.
+      impl: of `grid_memory`; "hierarchical" (auto: up to 256 nodes) builds the sum of G and attends with it, where fused.
+      chunk: side of a block for "wavefront".
+      padding: with zeros, "needed" where `chunk` does not divide the sides, or to the next "power_of_two".
+
+    Returns:
+      [B, H, X, Y, DV, JO], or [B, H, directions, X, Y, DV, JO] where not fused, in the dtype of v.
+    """
+    X, Y = q.shape[2:4]
+    if impl == "auto":
+        impl = "hierarchical" if X * Y <= NODES else "wavefront"
+    size = tuple(_padded(n, chunk if impl == "wavefront" else 1, padding) for n in (X, Y))
+    q, k, v = (_pad(x, -4, size) for x in (q, k, v))
+    gates = Gates(*(None if g is None else _pad(g, x, size) for g, x in zip(gates, X_AXIS, strict=True)))
+    direct = _pad(direct, -6, size)
+    if fused and impl == "hierarchical":
+        wide = jnp.promote_types(v.dtype, jnp.float32)
+        Q, K, V, gates = jax.tree.map(lambda x: x.astype(wide), (q, k, v, gates))
+        out = attend(Q, K, V, summed_gating(gates, directions))
+        out = out + reads_itself(Q, K, V, direct.astype(wide))
+        return out.astype(v.dtype)[:, :, :X, :Y]
+    out, _ = walk(q, k, v, gates, None, directions=directions, impl=impl, chunk=chunk)
+    own = reads_itself(q, k, v, direct).astype(out.dtype)
+    out = out.sum(2) + own if fused else out + own[:, :, None]
+    return out.astype(v.dtype)[..., :X, :Y, :, :]
+
+
+def walk(
+    q: Array,
+    k: Array,
+    v: Array,
+    gates: Gates,
+    entering: Edges | None,
+    *,
+    directions: tuple[int, ...],
+    impl: str,
+    chunk: int,
+) -> tuple[Array, Edges]:
+    """`grid_memory` in every direction: out [B, H, directions, X, Y, DV, JO] in the coordinates of the grid, no direct gate.
+
+    Args:
+      entering: [B, H, directions, Y or X, DK, DV, JT], each direction's in its own coordinates (what enters where it starts).
+
+    Returns:
+      out, and the states that leave, likewise.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
+    q, k, v = (spread(x, -4, directions) for x in (q, k, v))
+    gates = gates_turned(gates, directions)
+
+    def run(q: Array, k: Array, v: Array, gates: Gates, entering: Edges | None) -> tuple[Array, Edges]:
+        return grid_memory(q, k, v, gates, entering=entering, impl=impl, chunk=chunk)
+
+    if impl == "pallas":
+        rows = q.shape[0]
+        gates = jax.tree.map(lambda g: jnp.broadcast_to(g, (rows, *g.shape[1:])), gates)
+        out, leaving = by_rows(run, q, k, v, gates, entering)
+    else:
+        out, leaving = run(q, k, v, gates, entering)
+    return turned(out, -4, directions, of=-5), leaving
+
+
+def reads_itself(q: Array, k: Array, v: Array, direct: Array) -> Array:
+    """DK^-1/2 q direct k v of every node with itself: [..., X, Y, DV, JO]."""
+    scores = jnp.einsum("...dq,...dk->...qk", q, k) * q.shape[-2] ** -0.5
+    weights = jnp.einsum("...oqkl,...qk->...ol", direct, scores)
+    return jnp.einsum("...ol,...vl->...vo", weights, v)
+
+
+def _padded(n: int, chunk: int, padding: str) -> int:
+    if padding == "power_of_two":
+        n = 1 << (n - 1).bit_length()
+    return n if n <= chunk else -(-n // chunk) * chunk
+
+
+def _pad(x: Array, axis: int, size: tuple[int, int]) -> Array:
+    """Zeros behind the grid, whose x axis is `axis`, up to this size."""
+    widths = [(0, 0)] * x.ndim
+    for i, n in enumerate(size):
+        widths[x.ndim + axis + i] = (0, n - x.shape[axis + i])
+    return jnp.pad(x, widths) if any(after for _, after in widths) else x
