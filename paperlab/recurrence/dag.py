@@ -7,7 +7,7 @@ step is one function on arrays (`dag_scan`) that compiles once for all graphs of
 
     impl         dependent steps                work           memory beside b, C, T
     sequential   number of edges E              L arcs         the widest edge: one state
-    levels       longest path, D + 1 levels     D x (widest level), at least L   one level
+    levels       longest path, D + 1 levels     D x (most arcs into one level)   one level
     hierarchical log2 E merges                  E^3 / 3 and E^2 a state          a matrix [E, E] (`dag_blocks`)
 
 Backward runs the same recurrence on the graph turned round, so a gradient keeps T and C, not a copy of C for every level.
@@ -253,15 +253,15 @@ def _by_levels(T: Array, b: Array, schedule: Schedule, arcs: Array) -> Array:
 
 
 def _sweep(T: Array, b: Array, order: Order) -> Array:
-    """Level after level; the last places of T and b stand for nothing."""
+    """Level after level, each adding to the states of its edges; the last places of T and b stand for nothing."""
     T, b = (jnp.concatenate([x, jnp.zeros_like(x[:1])]) for x in (T, b))
-    width = order.edges.shape[1]
+    targets = jnp.take_along_axis(order.edges, order.into, 1)
 
-    def step(C: Array, now: Order) -> tuple[Array, None]:
-        arriving = jax.ops.segment_sum(T[now.arc] * C[now.from_], now.into, num_segments=width)
-        return C.at[now.edges].set(b[now.edges] + arriving), None
+    def step(C: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        target, from_, arc = now
+        return C.at[target].add(T[arc] * C[from_]), None
 
-    C, _ = lax.scan(step, jnp.zeros_like(b), order)
+    C, _ = lax.scan(step, b, (targets, order.from_, order.arc))
     return C[:-1]
 
 
