@@ -151,9 +151,13 @@ def attend(q: Array, k: Array, v: Array, G: Array, *, scale: float | None = None
     X, Y = q.shape[-4:-2]
     Q, K, V = (x.reshape(*shape, X * Y, *x.shape[-2:]) for x in (q, k, v))
     G = G.reshape(*G.shape[:-8], X * Y, X * Y, *G.shape[-4:])
-    scores = jnp.einsum("...ndq,...mdk->...nmqk", Q, K)
-    weights = jnp.einsum("...nmoqkl,...nmqk->...nmol", G, scores)
-    out = jnp.einsum("...nmol,...mvl->...nvo", weights, V)
+    JO, JQ, JK, JV = G.shape[-4:]
+    scores = {(i, j): Q[..., i] @ K[..., j].swapaxes(-1, -2) for i in range(JQ) for j in range(JK)}
+    products = [G[..., i, j, :] * s[..., None, None] for (i, j), s in scores.items()]
+    weights = jnp.swapaxes(sum(products[1:], products[0]), -3, -2)
+    values = V.swapaxes(-1, -2).reshape(*V.shape[:-3], X * Y * JV, -1)
+    out = weights.reshape(*weights.shape[:-4], X * Y * JO, X * Y * JV) @ values
+    out = out.reshape(*out.shape[:-2], X * Y, JO, -1).swapaxes(-1, -2)
     return out.reshape(*shape, X, Y, *out.shape[-2:]) * (q.shape[-2] ** -0.5 if scale is None else scale)
 
 
