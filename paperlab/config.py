@@ -41,6 +41,7 @@ OPTIM = {
     "decay_exclude": ("bias$", "scale$"),
     "freeze": (),
     "lr_groups": (),
+    "project": (),
 }
 EVALUATORS = {"val": {"split": "validation", "every": 200, "batches": 20}}
 CHECKPOINT = {

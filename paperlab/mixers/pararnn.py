@@ -29,7 +29,8 @@ from paperlab.recurrence import Solver
 from paperlab.recurrence.newton_cell import METHODS
 
 SHARDING = (
-    (r"mixer/(in|gate_in)/kernel$", ("fsdp", "tensor")),
+    (r"mixer/(into|gate_in)/kernel$", ("fsdp", "tensor")),
+    (r"mixer/conv/kernel$", (None, "tensor")),
     (r"mixer/input/kernel$", ("tensor", "fsdp", None, None)),
     (r"mixer/input/bias$", (None, "tensor")),
     (r"mixer/cell/[ap]$", (None, "tensor")),
