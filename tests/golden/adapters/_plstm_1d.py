@@ -1,16 +1,18 @@
 """Known answers of pLSTM along a sequence.
 
-    core1d            the bare recurrence by blocks of 2^chunk_levels steps, its gating tensor and its levels
-    orthogonalize     orthogonal matrices from any
-    transition_layer  gates [.., heads, JT, JT] from x
-    layer1d           the whole mixer
+core1d            the bare recurrence by blocks of 2^chunk_levels steps, its gating tensor and its levels
+orthogonalize     orthogonal matrices from any
+transition_layer  gates [.., heads, JT, JT] from x
+layer1d           the whole mixer
 """
 
 import jax
 import jax.numpy as jnp
 
+from paperlab.layers.gates import WEIGHTS
 from paperlab.layers.orthogonal import exponential, householder, qr
 from paperlab.layers.transition import Transition
+from paperlab.mixers.plstm import Mixer
 from paperlab.recurrence.line import line_gating, line_memory
 from paperlab.recurrence.line_blocks import Gates, levels
 
@@ -83,6 +85,64 @@ def transition(options: dict, named: dict) -> tuple[Transition, dict]:
     return module, {ours: gate(named, theirs) for ours, theirs in names.items() if f"{theirs}_bias" in named}
 
 
+def layer1d(options: dict, inputs: dict, params: dict) -> dict:
+    """The mixer on x [B, T, D]; parameters `p.<name>` in the layout of the reference."""
+    named = {name.removeprefix("p."): jnp.asarray(a) for name, a in params.items()}
+    parts = {name: {} for name in ("source", "transition", "mark", "direct")}
+    for name, a in named.items():
+        part, own = name.split(".", 1)
+        if part in parts:
+            parts[part][own] = a
+    x = jnp.asarray(inputs["x"])
+    inner, tree = transition(options, parts["transition"])
+    maps = {"q": "query", "k": "key", "v": "value_"}
+    tree = {"transition": tree, "out": {"kernel": named["outprojection.weight"].T[None]}}
+    tree |= {ours: projection(named, theirs) for ours, theirs in maps.items() if f"{theirs}.weight" in named}
+    tree |= {
+        name: gate({f"{name}_{own}": a for own, a in parts[name].items()}, name)
+        for name in parts
+        if name != "transition"
+    }
+    if "mhnorm.scale" in named:
+        tree["out_norm"] = {"scale": named["mhnorm.scale"].reshape(options["num_heads"], -1)}
+    source, mark = parts["source"]["bias"], parts["mark"]["bias"]
+    reading = [letter for letter, name in zip("STMD", parts, strict=True) if f"{name}.weight" in named]
+    reading += ["T"] if inner.weights != WEIGHTS[0] else []
+    mixer = Mixer(
+        width=x.shape[-1],
+        heads=options["num_heads"],
+        dtype=x.dtype,
+        **dict(zip(("JT", "JK", "JV"), source.shape[1:], strict=True)),
+        **dict(zip(("JO", "JQ"), mark.shape[1:3], strict=True)),
+        DK=named["query.weight"].shape[1],
+        DV=named["value_.weight"].shape[1],
+        gate_inputs="".join(reading),
+        eigenvalues=inner.eigenvalues,
+        factor=inner.factor,
+        orthogonal=inner.orthogonal,
+        terms=inner.terms,
+        symmetric=inner.symmetric and inner.JT > 1,
+        blocks=named["query.weight"].shape[3],
+        tie_query_key="key.weight" not in named,
+        short_conv=bool(options.get("convolution")),
+        passthrough=bool(options.get("passthrough")),
+        norm="mhnorm.scale" in named,
+        norm_eps=options.get("norm_eps") or 1e-5,
+    )
+    if mixer.passthrough:
+        tree["through"] = named["passthrough.scale"]
+    return {"out": jax.jit(mixer.apply)({"params": tree}, x)[0]}
+
+
+def projection(named: dict, name: str) -> dict:
+    """Weight [heads / blocks, D', J, blocks, D / blocks] and bias [heads, D', J] as ours."""
+    weight, bias = named[f"{name}.weight"], named.get(f"{name}.bias")
+    per, channels, J, blocks, width = weight.shape
+    assert per == 1, "blocks of the reference that serve several heads interleave them"
+    tree = {"kernel": weight[0].transpose(2, 3, 0, 1).reshape(blocks, width, channels * J)}
+    return tree if bias is None else tree | {"bias": bias.reshape(-1)}
+
+
 def gate(named: dict, name: str) -> dict:
     """A gate's `bias` and `weight` [heads / blocks, blocks, ..., D / blocks] as ours."""
     tree = {"bias": named[f"{name}_bias"]}
@@ -92,4 +152,4 @@ def gate(named: dict, name: str) -> dict:
     return tree
 
 
-KINDS = {"core1d": core1d, "orthogonalize": orthogonalize, "transition_layer": transition_layer}
+KINDS = {"core1d": core1d, "orthogonalize": orthogonalize, "transition_layer": transition_layer, "layer1d": layer1d}
