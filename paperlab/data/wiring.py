@@ -51,7 +51,7 @@ def prepared(nodes: np.ndarray, edges: np.ndarray, beside: np.ndarray, label: in
     order = np.lexsort((edges.max(1, initial=0), edges.min(1, initial=0))) if len(edges) else np.zeros(0, int)
     edges, beside = np.sort(edges, 1)[order].reshape(-1, 2), beside[order]
     full = dag.arcs_of(edges)
-    turned = dag.prune_to_multitree(edges[:, ::-1], full[:, ::-1])
+    turned = dag.prune_to_multitree(-edges[:, ::-1], full[:, ::-1])  # as if its nodes were numbered the other way round
     arcs = (full, dag.prune_to_multitree(edges, full), turned)
     levels = tuple(dag.levels(len(edges), way) for some in arcs for way in (some, some[:, ::-1]))
     return Graph(nodes, edges, beside, label, arcs, levels)
