@@ -3,7 +3,8 @@
 A state on the border is [..., edges x JT, DK, DV]; None is zero. Leading axes of gates broadcast.
 """
 
-from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,46 +14,73 @@ from jax import Array, lax
 from paperlab.recurrence.grid_blocks import Block, Edges, Gates, in_blocks, in_rows, merged, single, sizes
 
 
-def _cell(
-    block: Block, J: tuple, q: Array, k: Array, v: Array, left: Array | None, up: Array | None
-) -> tuple[Array, Array, Array]:
-    """One block: q [..., n, DK, JQ], k, v of its nodes in its order, states [..., border, DK, DV] -> out, right, down.
+class Words(NamedTuple):
+    """q, k, v of the nodes of blocks, [..., n, D, J], as matrix products take them.
 
-    One matrix product for every gate; a state that is None is zero. The sums over J, which are short, are written out: as
-    contractions they would cost a transposition.
+    queries: JQ of [..., n, DK];  keys: JK of [..., DK, n];  values: [..., n JV, DV].
+    The sums over J, which are short, are written out below: as contractions they would cost transpositions.
     """
-    JO, JQ, JK, JV = J
-    n, DK, DV = *q.shape[-3:-1], v.shape[-2]
-    values = v.swapaxes(-1, -2).reshape(*v.shape[:-3], n * JV, DV)
-    queries = [q[..., i] for i in range(JQ)]
-    keys = [k[..., i].swapaxes(-1, -2) for i in range(JK)]
 
-    def inside(G: Array | None) -> Array | None:
-        if G is None:
-            return None
-        G = G.reshape(*G.shape[:-2], n, JO, JQ, n, JK, JV)
-        products = [
-            G[..., i, :, j, :] * (queries[i] @ keys[j])[..., None, :, None] for i in range(JQ) for j in range(JK)
-        ]
-        weights = sum(products[1:], products[0])
-        return _split(weights.reshape(*weights.shape[:-4], n * JO, n * JV) @ values, n, JO)
+    queries: list[Array]
+    keys: list[Array]
+    values: Array
+
+
+def _words(q: Array, k: Array, v: Array) -> Words:
+    values = v.swapaxes(-1, -2).reshape(*v.shape[:-3], -1, v.shape[-2])
+    keys = [k[..., i].swapaxes(-1, -2) for i in range(k.shape[-1])]
+    return Words([q[..., i] for i in range(q.shape[-1])], keys, values)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
+def _inside(J: tuple, G: Array, words: Words) -> Array:
+    """What the nodes of a block read of each other, [..., n, JO, DV]: attention whose weights are multiplied by G."""
+    JO, JQ, JK, JV = J
+    n = words.queries[0].shape[-2]
+    G = G.reshape(*G.shape[:-2], n, JO, JQ, n, JK, JV)
+    scores = [[q @ k for k in words.keys] for q in words.queries]
+    products = [G[..., i, :, j, :] * scores[i][j][..., None, :, None] for i in range(JQ) for j in range(JK)]
+    weights = sum(products[1:], products[0])
+    return _split(weights.reshape(*weights.shape[:-4], n * JO, n * JV) @ words.values, n, JO)
+
+
+def _read(J: tuple, block: Block, words: Words, left: Array | None, up: Array | None) -> Array:
+    """[..., n, DV, JO]: what the nodes read of each other and of the states that enter the block."""
+    n, DV = words.queries[0].shape[-2], words.values.shape[-1]
 
     def seen(m: Array | None, state: Array | None) -> Array | None:
         if m is None or state is None:
             return None
-        m = m.reshape(*m.shape[:-2], n, JO, JQ, -1)
-        products = [m[..., i, :, None] * queries[i][..., :, None, None, :] for i in range(JQ)]
+        m = m.reshape(*m.shape[:-2], n, *J[:2], -1)
+        products = [m[..., i, :, None] * q[..., :, None, None, :] for i, q in enumerate(words.queries)]
         reading = sum(products[1:], products[0])
-        reading = reading.reshape(*reading.shape[:-4], n * JO, -1)
-        return _split(reading @ state.reshape(*state.shape[:-3], -1, DV), n, JO)
+        reading = reading.reshape(*reading.shape[:-4], n * J[0], -1)
+        return _split(reading @ state.reshape(*state.shape[:-3], -1, DV), n, J[0])
 
-    def written(s: Array | None) -> Array | None:
-        if s is None:
-            return None
-        s = s.reshape(*s.shape[:-1], n, JK, JV)
-        products = [s[..., :, None, :, j, :] * keys[j][..., None, :, :, None] for j in range(JK)]
-        writing = sum(products[1:], products[0])
-        return _split(writing.reshape(*writing.shape[:-4], -1, n * JV) @ values, s.shape[-4], DK)
+    inside = None if block.G is None else _inside(J, block.G, words)
+    parts = [inside, seen(block.ml, left), seen(block.mu, up)]
+    lead = jnp.broadcast_shapes(words.queries[0].shape[:-2], words.values.shape[:-2])
+    return _sum(parts, (*lead, n, J[0], DV), words.values.dtype).swapaxes(-1, -2)
+
+
+def _written(J: tuple, s: Array | None, words: Words) -> Array | None:
+    """[..., border, DK, DV]: what the nodes of a block write to the states that leave it."""
+    if s is None:
+        return None
+    DK, n = words.keys[0].shape[-2:]
+    s = s.reshape(*s.shape[:-1], n, *J[2:])
+    products = [s[..., :, None, :, j, :] * k[..., None, :, :, None] for j, k in enumerate(words.keys)]
+    writing = sum(products[1:], products[0])
+    writing = writing.reshape(*writing.shape[:-4], -1, writing.shape[-2] * writing.shape[-1])
+    outer = writing * words.values if n * J[3] == 1 else writing @ words.values
+    return _split(outer, s.shape[-4], DK)
+
+
+def _passed(
+    block: Block, right: Array | None, down: Array | None, left: Array | None, up: Array | None, like: tuple
+) -> tuple[Array, Array]:
+    """The states that leave a block: what it wrote and what it passes on. like: (leading axes, DK, DV, dtype)."""
+    lead, DK, DV, dtype = like
 
     def passed(T: Array | None, state: Array | None) -> Array | None:
         if T is None or state is None:
@@ -60,15 +88,9 @@ def _cell(
         moved = T @ state.reshape(*state.shape[:-2], DK * DV)
         return moved.reshape(*moved.shape[:-1], DK, DV)
 
-    lead = jnp.broadcast_shapes(q.shape[:-3], v.shape[:-3])
-
-    def nothing(count: int, *shape: int) -> Array:
-        return jnp.zeros((*lead, count, *shape), v.dtype)
-
-    out = _sum([inside(block.G), seen(block.ml, left), seen(block.mu, up)], nothing(n, JO, DV)).swapaxes(-1, -2)
-    right = _sum([passed(block.rl, left), passed(block.ru, up), written(block.sr)], nothing(block.ny, DK, DV))
-    down = _sum([passed(block.dl, left), passed(block.du, up), written(block.sd)], nothing(block.nx, DK, DV))
-    return out, right, down
+    right = _sum([passed(block.rl, left), passed(block.ru, up), right], (*lead, block.ny, DK, DV), dtype)
+    down = _sum([passed(block.dl, left), passed(block.du, up), down], (*lead, block.nx, DK, DV), dtype)
+    return right, down
 
 
 def _split(x: Array, outer: int, inner: int) -> Array:
@@ -76,9 +98,9 @@ def _split(x: Array, outer: int, inner: int) -> Array:
     return x.reshape(*x.shape[:-2], outer, inner, x.shape[-1])
 
 
-def _sum(parts: list[Array | None], nothing: Array) -> Array:
+def _sum(parts: list[Array | None], shape: tuple, dtype: Any) -> Array:
     some = [part for part in parts if part is not None]
-    return sum(some[1:], some[0]) if some else nothing
+    return sum(some[1:], some[0]) if some else jnp.zeros(shape, dtype)
 
 
 def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges | None) -> tuple[Array, Edges]:
@@ -88,6 +110,7 @@ def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges | None
     X, Y, DK = q.shape[-4:-1]
     lead = jnp.broadcast_shapes(q.shape[:-4], gates.rl.shape[:-4])
     state = state or nothing(lead, X, Y, DK, v.shape[-2], gates)
+    like = (lead, DK, v.shape[-2], v.dtype)
 
     def columns(x: Array | None, trailing: int) -> Array | None:
         """[X, Y, ...] first."""
@@ -102,9 +125,10 @@ def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges | None
         def node(up: Array, now: tuple) -> tuple[Array, tuple]:
             matrices, q, k, v, left = now
             one = block.of([*matrices, None])
-            q, k, v = (x[..., None, :, :] for x in (q, k, v))
-            out, right, down = _cell(one, J, q, k, v, left, up)
-            return down, (out[..., 0, :, :], right)
+            words = _words(*(x[..., None, :, :] for x in (q, k, v)))
+            writes = (_written(J, s, words) for s in (one.sr, one.sd))
+            right, down = _passed(one, *writes, left, up, like)
+            return down, (_read(J, one, words, left, up)[..., 0, :, :], right)
 
         bottom, (out, right) = lax.scan(node, top, (matrices, q, k, v, left))
         return right, (out, bottom)
@@ -120,27 +144,28 @@ def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges | None
 def by_diagonals(
     q: Array, k: Array, v: Array, gates: Gates, state: Edges | None, cut: tuple[int, int]
 ) -> tuple[Array, Edges]:
-    """Blocks of `cut` nodes; those of one anti-diagonal at once, row y of diagonal d being the block (d - y, y)."""
+    """Blocks of `cut` nodes: all write at once, states pass from one anti-diagonal of blocks to the next, all read at once."""
     J = sizes(gates)
     X, Y, DK = q.shape[-4:-1]
     bx, by = X // cut[0], Y // cut[1]
     lead = jnp.broadcast_shapes(q.shape[:-4], gates.rl.shape[:-4])
+    like = (lead, DK, v.shape[-2], v.dtype)
     block = merged(single(gates), cut)
     q, k, v = (in_blocks(jnp.broadcast_to(x, (*lead, *x.shape[-4:])), cut) for x in (q, k, v))
-
-    def cell(matrices: list, q: Array, k: Array, v: Array, left: Array | None, up: Array | None) -> tuple:
-        return _cell(block.of(matrices), J, q, k, v, left, up)
-
-    run = jax.checkpoint(cell)
+    words = _words(q, k, v)
+    writes = [_written(J, s, words) for s in (block.sr, block.sd)]
     if bx == by == 1:
+        alone = block.of([None if m is None else m[..., 0, 0, :, :] for m in block.matrices])
+        words, writes = jax.tree.map(lambda x: x.reshape(*lead, *x.shape[len(lead) + 2 :]), (words, writes))
         border = (None, None) if state is None else state
-        out, right, bottom = run(*_only(block.matrices, (q, k, v)), *border)
-        return in_rows(out[..., None, None, :, :, :], cut), Edges(right, bottom)
+        out = _read(J, alone, words, *border)[..., None, None, :, :, :]
+        return in_rows(out, cut), Edges(*_passed(alone, *writes, *border, like))
     state = state or nothing(lead, X, Y, DK, v.shape[-2], gates)
     left = state.vertical.reshape(*lead, by, -1, *state.vertical.shape[-2:])
     top = state.horizontal.reshape(*lead, bx, -1, *state.horizontal.shape[-2:])
-    out, left, bottom = _diagonals(run, block, (q, k, v), left, top, (bx, by))
-    return in_rows(out, cut), Edges(left.reshape(state.vertical.shape), bottom.reshape(state.horizontal.shape))
+    entering, leaving = _diagonals(block, writes, left, top, (bx, by), like)
+    out = in_rows(_read(J, block, words, *entering), cut)
+    return out, Edges(*(x.reshape(old.shape) for x, old in zip(leaving, state, strict=True)))
 
 
 def nothing(lead: tuple[int, ...], X: int, Y: int, DK: int, DV: int, gates: Gates) -> Edges:
@@ -149,13 +174,12 @@ def nothing(lead: tuple[int, ...], X: int, Y: int, DK: int, DV: int, gates: Gate
     return Edges(jnp.zeros((*lead, Y * JT, DK, DV), dtype), jnp.zeros((*lead, X * JT, DK, DV), dtype))
 
 
-def _only(matrices: list, arrays: tuple) -> tuple:
-    """The only block of a grid."""
-    return [None if m is None else m[..., 0, 0, :, :] for m in matrices], *(x[..., 0, 0, :, :, :] for x in arrays)
+def _diagonals(block: Block, writes: list, left: Array, top: Array, count: tuple[int, int], like: tuple) -> tuple:
+    """The states on the way: row y of diagonal d is the block (d - y, y).
 
-
-def _diagonals(run: Callable, block: Block, arrays: tuple, left: Array, top: Array, count: tuple[int, int]) -> tuple:
-    """(out [..., bx, by, n, DV, JO], states that leave to the right [..., by, ...], and at the bottom [..., bx, ...])."""
+    Returns:
+      (entering from the left, from above: [..., bx, by, border, DK, DV]), (leaving right [..., by, ...], below [..., bx, ...]).
+    """
     bx, by = count
     diagonal, row = np.meshgrid(np.arange(bx + by - 1), np.arange(by), indexing="ij")
     column = diagonal - row
@@ -169,17 +193,23 @@ def _diagonals(run: Callable, block: Block, arrays: tuple, left: Array, top: Arr
         x = jnp.moveaxis(x, (-trailing - 2, -trailing - 1), (0, 1))[column, row]
         return jnp.moveaxis(x, 1, -trailing - 1)
 
+    def straight(x: Array, trailing: int) -> Array:
+        """The inverse."""
+        x = jnp.moveaxis(x, -trailing - 1, 1)[np.arange(bx)[:, None] + np.arange(by), np.arange(by)]
+        return jnp.moveaxis(x, (0, 1), (-trailing - 2, -trailing - 1))
+
+    lead, *inner = like
+
     def step(carry: tuple, now: tuple) -> tuple[tuple, tuple]:
         left, down = carry
-        matrices, q, k, v, top, here = now
+        turns, writes, top, here = now
         up = jnp.concatenate([top[..., None, :, :, :], down[..., :-1, :, :, :]], -4)
-        out, right, down = run(matrices, q, k, v, left, up)
-        left = jnp.where(here[:, None, None, None], right, left)
-        return (left, down), (out, down[..., -1, :, :, :])
+        right, down = _passed(block.of([*turns, *[None] * 5]), *writes, left, up, ((*lead, by), *inner))
+        return (jnp.where(here[:, None, None, None], right, left), down), (left, up, down[..., -1, :, :, :])
 
     tops = jnp.moveaxis(top, -4, 0)[np.arange(bx + by - 1).clip(0, bx - 1)]
-    inputs = ([slanted(m, 2) for m in block.matrices], *(slanted(x, 3) for x in arrays), tops, jnp.asarray(here))
-    nothing = jnp.zeros((*left.shape[:-4], by, *top.shape[-3:]), left.dtype)
-    (left, _), (out, bottoms) = lax.scan(step, (left, nothing), inputs)
-    out = jnp.moveaxis(out, -4, 1)[np.arange(bx)[:, None] + np.arange(by), np.arange(by)]
-    return jnp.moveaxis(out, (0, 1), (-5, -4)), left, jnp.moveaxis(bottoms[by - 1 :], 0, -4)
+    turns = [slanted(m, 2) for m in (block.rl, block.ru, block.dl, block.du)]
+    inputs = (turns, [slanted(w, 3) for w in writes], tops, jnp.asarray(here))
+    nothing = jnp.zeros((*lead, by, *top.shape[-3:]), left.dtype)
+    (left, _), (lefts, ups, bottoms) = lax.scan(step, (left, nothing), inputs)
+    return (straight(lefts, 3), straight(ups, 3)), (left, jnp.moveaxis(bottoms[by - 1 :], 0, -4))
