@@ -39,7 +39,7 @@ def program(config: ConfigDict, workdir: Path, writer: Writer) -> dict[str, Any]
 
 
 def one_fold(config: ConfigDict, fold: int) -> dict[str, float]:
-    """Test accuracy at the epoch of the highest validation accuracy; of several the one with the lowest validation loss."""
+    """Trains on all folds but this one and the next, and returns the scores of the best epoch."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.fold = fold
@@ -51,5 +51,10 @@ def one_fold(config: ConfigDict, fold: int) -> dict[str, float]:
     scores = {
         step: {name: float(value[0]) for name, value in values.items()} for step, values in found.evaluations.items()
     }
-    best = max(scores, key=lambda step: (scores[step]["validation_accuracy"], -scores[step]["validation_loss"], -step))
+    best = best_step(scores)
     return {**scores[best], "epoch": best / epoch}
+
+
+def best_step(scores: dict[int, dict[str, float]]) -> int:
+    """The step of the highest validation accuracy; of several the one with the lowest validation loss, then the first."""
+    return max(scores, key=lambda step: (scores[step]["validation_accuracy"], -scores[step]["validation_loss"], -step))
