@@ -42,6 +42,7 @@ OPTIM = {
     "freeze": (),
     "lr_groups": (),
     "project": (),
+    "stacked": ("blocks/",),  # for lamb: leaves whose leading axis counts layers
 }
 EVALUATORS = {"val": {"split": "validation", "every": 200, "batches": 20}}
 CHECKPOINT = {

@@ -4,7 +4,9 @@
 
 `direction` is an optax transform without a learning rate, so that the rate can be logged, grouped by path, and differ
 between replicas under vmap. Weight decay is decoupled for every optimiser but "adam", which has none. Frozen parameters
-are taken out of the tree before differentiation: they have no gradient and no moments. With `config.optim.project`, rules
+are taken out of the tree before differentiation: they have no gradient and no moments. "lamb" (arXiv 1904.00962) scales the
+decayed direction of each layer to the norm of its parameters, those spared from decay left alone; layers that lie stacked on a
+leading axis (`config.optim.stacked`, rules on paths) have a norm each. With `config.optim.project`, rules
 "regex=bound", parameters are cut to -bound .. bound, entry by entry, after initialisation and after every update.
 """
 
@@ -43,6 +45,7 @@ DIRECTIONS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "radam": lambda o: optax.scale_by_radam(o.b1, o.b2, o.eps),
     "rmsprop": lambda o: optax.scale_by_rms(decay=o.b2, eps=o.eps),
     "adagrad": lambda o: optax.scale_by_rss(eps=o.eps),
+    "lamb": lambda o: optax.scale_by_adam(o.b1, o.b2, o.eps),
     "lion": lambda o: optax.scale_by_lion(o.b1, o.b2),
     "sgd": lambda o: optax.identity(),
     "momentum": lambda o: optax.trace(decay=o.b1),
@@ -86,7 +89,28 @@ def _transforms(optim: Any, names: list[str], trained: Tree) -> list[optax.Gradi
     if optim.weight_decay and optim.name != "adam":
         decayed = paths.map_with_name(lambda name, _: name not in spared, trained)
         transforms.append(optax.add_decayed_weights(optim.weight_decay, mask=decayed))
+    if optim.name == "lamb":
+        stacked = _named(optim.stacked, names, "config.optim.stacked", may_be_empty=OPTIM["stacked"])
+        layers = paths.map_with_name(
+            lambda name, _: "" if name in spared else "many" if name in stacked else "one", trained
+        )
+        transforms.append(_trust(layers))
     return transforms
+
+
+def _trust(layers: Tree) -> optax.GradientTransformation:
+    """A direction times |params| / |direction|: of the leaf ("one"), of each entry of its leading axis ("many"), or not ("")."""
+    ratio = optax.scale_by_trust_ratio()
+
+    def one(direction: jax.Array, params: jax.Array) -> jax.Array:
+        return ratio.update(direction, ratio.init(params), params)[0]
+
+    ways = {"": lambda direction, params: direction, "one": one, "many": jax.vmap(one)}
+
+    def update(directions: Tree, state: optax.EmptyState, params: Tree) -> tuple[Tree, optax.EmptyState]:
+        return jax.tree.map(lambda way, d, p: ways[way](d, p), layers, directions, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # type: ignore[arg-type]
 
 
 def _named(rules: Any, names: list[str], field: str, may_be_empty: Any = ()) -> set[str]:

@@ -100,6 +100,32 @@ def test_default_exclusions_may_find_nothing():
     assert make_optimizer(tiny_config().optim, 10, {"w": jnp.ones(3)}) is not None
 
 
+def test_lamb_steps_by_the_norm_of_each_layer_whether_or_not_they_lie_stacked():
+    layers = [jax.random.normal(jax.random.key(i), (3, 4)) * 4.0**i for i in range(2)]
+    slopes = [jax.random.normal(jax.random.key(9 - i), (3, 4)) for i in range(2)]
+    optim = tiny_config(optim__name="lamb", optim__weight_decay=0.1, optim__clip=0.0).optim
+
+    def direction(params, grads):
+        optimizer = make_optimizer(optim, 10, params)
+        return optimizer.direction.update(grads, optimizer.direction.init(params), params)[0]
+
+    def tree(values, bias):
+        return {"blocks": {"kernel": values, "bias": bias}}
+
+    biases = jnp.arange(8.0).reshape(2, 4)
+    stacked = direction(tree(jnp.stack(layers), biases), tree(jnp.stack(slopes), biases))["blocks"]
+    for i in range(2):
+        np.testing.assert_allclose(jnp.linalg.norm(stacked["kernel"][i]), jnp.linalg.norm(layers[i]), rtol=1e-5)
+        adam = jnp.sign(slopes[i]) + 0.1 * layers[i]
+        np.testing.assert_allclose(
+            stacked["kernel"][i] / jnp.linalg.norm(stacked["kernel"][i]), adam / jnp.linalg.norm(adam), atol=1e-5
+        )
+    np.testing.assert_allclose(stacked["bias"], jnp.sign(biases), atol=1e-5)
+    plain = {"layer": layers[0]}
+    alone = direction(plain, {"layer": slopes[0]})["layer"]
+    np.testing.assert_allclose(alone, stacked["kernel"][0], rtol=1e-5)
+
+
 def test_select_and_merge_are_inverse():
     chosen = {"block": {"q": {"kernel": True, "bias": False}, "norm": {"scale": True}}}
     part = select(PARAMS, chosen)
