@@ -108,7 +108,7 @@ def merged(block: Block, size: tuple[int, int]) -> Block:
 
     Nodes of a block stand in the order of `in_blocks`.
     """
-    for along_x, factor in _merges(size):
+    for along_x, factor in merges(size):
         block = _merge(block, factor, along_x)
     return block
 
@@ -141,7 +141,21 @@ def in_rows(x: Array, size: tuple[int, int], trailing: int = 2) -> Array:
     return x.reshape(*lead, bx * size[0], by * size[1], *last_shape)
 
 
-def _merges(size: tuple[int, int]) -> list[tuple[bool, int]]:
+def mirrored(x: Array, size: tuple[int, int], along: tuple[int, ...], axis: int) -> Array:
+    """x with the grid of its nodes mirrored, where `axis` numbers the nodes in the order of `merged` blocks of `size`.
+
+    along: 0 for x, 1 for y, or both. The factors of a node's number belong to x or to y, so it is a reversal of some of them.
+    """
+    split, order = _digits(size)
+    lengths = [split[0][p] if p < len(split[0]) else split[1][p - len(split[0]) - 1] for p in order]
+    axis %= x.ndim
+    turned = [axis + i for i, p in enumerate(order) if int(p >= len(split[0])) in along]
+    if not turned:
+        return x
+    return jnp.flip(x.reshape(*x.shape[:axis], *lengths, *x.shape[axis + 1 :]), turned).reshape(x.shape)
+
+
+def merges(size: tuple[int, int]) -> list[tuple[bool, int]]:
     """(along x?, how many neighbours), one merge after another: always along the side that is shorter so far."""
     factors, found = [_primes(n) for n in size], []
     wide, high = 1, 1
@@ -155,10 +169,10 @@ def _merges(size: tuple[int, int]) -> list[tuple[bool, int]]:
 
 def _digits(size: tuple[int, int]) -> tuple[tuple[list[int], list[int]], list[int]]:
     """Factors of x and y, slowest first, and the places of the factors of a node's number, slowest first, in [x.., by, y..]."""
-    merges = _merges(size)[::-1]
-    split = [f for along_x, f in merges if along_x], [f for along_x, f in merges if not along_x]
+    turns = merges(size)[::-1]
+    split = [f for along_x, f in turns if along_x], [f for along_x, f in turns if not along_x]
     places, order = [0, len(split[0]) + 1], []
-    for along_x, _ in merges:
+    for along_x, _ in turns:
         order.append(places[not along_x])
         places[not along_x] += 1
     return split, order

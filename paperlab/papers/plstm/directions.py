@@ -1,7 +1,7 @@
 """Four directions over one grid: pLSTM's memory read from every corner.
 
     direction   0: the grid as it is   1: x reversed   2: y reversed   3: both
-    fused       out = q sum_o (G_o + G_direct) k v             one attention with the sum of the four G, or four recurrences summed
+    fused       out = q (sum_o G_o + G_direct) k v             one attention with the sum of the four G, or four recurrences summed
     apart       out_o = q (G_o + G_direct) k v                 one result a direction
 
 Every direction has its own source, transition and mark gates, stored in the coordinates of the grid as it is; q, k, v and the
@@ -12,12 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from kernels_pallas.platforms import platform
 from paperlab.layers.sharding import by_rows
-from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, gating, grid_memory
+from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, grid_memory
+from paperlab.recurrence.grid_blocks import in_blocks, in_rows, merged, mirrored, single, sizes
 
 TURNS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # the axes that each direction reverses
 X_AXIS = Gates(*(-g for g in (5, 5, 4, 4, 4, 4, 5, 5)))  # where a gate has its x axis
-NODES = 256  # up to so many, G of the whole grid is what "auto" takes
+NODES = 256  # up to so many, "auto" merges the whole grid
+SUMMED = "summed"
+CHOICES = (*IMPLEMENTATIONS, SUMMED)
 PADDINGS = ("needed", "power_of_two")
 
 
@@ -49,15 +53,25 @@ def gates_turned(gates: Gates, directions: tuple[int, ...]) -> Gates:
     )
 
 
-def summed_gating(gates: Gates, directions: tuple[int, ...] = (0, 1, 2, 3)) -> Array:
-    """The sum of G over the directions: [..., X, Y, X, Y, JO, JQ, JK, JV] from gates [..., directions, X, Y, ...]."""
-    G = gating(gates_turned(gates, directions))
-    total = 0
+def attend_to_all(q: Array, k: Array, v: Array, gates: Gates, directions: tuple[int, ...] = (0, 1, 2, 3)) -> Array:
+    """One attention with the sum of the directions' G: [..., X, Y, DV, JO] from gates [..., directions, X, Y, ...].
+
+    Nodes stay in the order in which blocks were merged, where mirroring the grid is a reversal of some factors of their number.
+    """
+    X, Y = size = q.shape[-4:-2]
+    block = merged(single(gates_turned(gates, directions)), size)
+    if block.G is None:  # a single node
+        return jnp.zeros((*v.shape[:-1], gates.mark_l.shape[-3]), v.dtype)
+    JO, JQ, JK, JV = sizes(gates)
+    G = block.G.reshape(*block.G.shape[:-4], X * Y, JO, JQ, X * Y, JK, JV)
+    parts = [G[..., i, :, :, :, :, :, :] for i in range(len(directions))]
     for i, direction in enumerate(directions):
-        part = G[..., i, :, :, :, :, :, :, :, :]
-        axes = [-8 + turn for turn in TURNS[direction]] + [-6 + turn for turn in TURNS[direction]]
-        total = total + (jnp.flip(part, axes) if axes else part)
-    return total
+        for axis in (-6, -3):
+            parts[i] = mirrored(parts[i], size, TURNS[direction], axis)
+    total = jnp.moveaxis(sum(parts[1:], parts[0]), -3, -5)
+    ordered = (in_blocks(x, size)[..., 0, 0, :, None, :, :] for x in (q, k, v))
+    out = attend(*ordered, total[..., :, None, :, None, :, :, :, :])
+    return in_rows(out[..., None, None, :, 0, :, :], size)
 
 
 def read_grid(
@@ -81,7 +95,9 @@ def read_grid(
       direct: [B or 1, H, X, Y, JO, JQ, JK, JV], counted once.
       directions: which of the four there are.
       fused: sum the directions; else give each.
-      impl: of `grid_memory`; "hierarchical" (auto: up to 256 nodes) builds the sum of G and attends with it, where fused.
+      impl: of `grid_memory`, direction by direction, or "summed" (only where fused): the sum of G and one attention with it.
+        "auto": up to 256 nodes the whole grid merged, "hierarchical" on a CPU (measured: turning q, k and v costs less there than
+        turning G), "summed" elsewhere (unmeasured: a quarter of the products with q, k and v); "wavefront" from there on.
       chunk: side of a block for "wavefront".
       padding: with zeros, "needed" where `chunk` does not divide the sides, or to the next "power_of_two".
 
@@ -90,15 +106,18 @@ def read_grid(
     """
     X, Y = q.shape[2:4]
     if impl == "auto":
-        impl = "hierarchical" if X * Y <= NODES else "wavefront"
+        whole = SUMMED if fused and platform() != "cpu" else "hierarchical"
+        impl = whole if X * Y <= NODES else "wavefront"
+    if impl == SUMMED and not fused:
+        raise ValueError(f"impl={SUMMED!r}: directions that stay apart have no sum; choose another")
     size = tuple(_padded(n, chunk if impl == "wavefront" else 1, padding) for n in (X, Y))
     q, k, v = (_pad(x, -4, size) for x in (q, k, v))
     gates = Gates(*(None if g is None else _pad(g, x, size) for g, x in zip(gates, X_AXIS, strict=True)))
     direct = _pad(direct, -6, size)
-    if fused and impl == "hierarchical":
+    if impl == SUMMED:
         wide = jnp.promote_types(v.dtype, jnp.float32)
         Q, K, V, gates = jax.tree.map(lambda x: x.astype(wide), (q, k, v, gates))
-        out = attend(Q, K, V, summed_gating(gates, directions))
+        out = attend_to_all(Q, K, V, gates, directions)
         out = out + reads_itself(Q, K, V, direct.astype(wide))
         return out.astype(v.dtype)[:, :, :X, :Y]
     out, _ = walk(q, k, v, gates, None, directions=directions, impl=impl, chunk=chunk)
@@ -127,7 +146,7 @@ def walk(
       out, and the states that leave, likewise.
     """
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl={impl!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(f"impl={impl!r}: choose one of {', '.join(CHOICES)}")
     q, k, v = (spread(x, -4, directions) for x in (q, k, v))
     gates = gates_turned(gates, directions)
 

@@ -27,8 +27,8 @@ from paperlab.layers.orthogonal import ORTHOGONAL
 from paperlab.layers.residual import LayerScale
 from paperlab.layers.transition import EIGENVALUES, Transition
 from paperlab.limits import above, at_least, hold, one_of
-from paperlab.papers.plstm.directions import PADDINGS, read_grid, reads_itself, walk
-from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates
+from paperlab.papers.plstm.directions import CHOICES, PADDINGS, SUMMED, read_grid, reads_itself, walk
+from paperlab.recurrence.grid import Edges, Gates
 
 MODES = ("P", "D")
 PARTS = "STMDQKVO"  # source, transition, mark, direct, query, key, value, orientation
@@ -49,7 +49,7 @@ LIMITS = {
     "eigenvalue_factor": above(0),
     "orthogonal": one_of(*ORTHOGONAL),
     "conv_width": at_least(0, "0: no convolution"),
-    "grid_impl": one_of(*IMPLEMENTATIONS),
+    "grid_impl": one_of(*CHOICES),
     "chunk": at_least(1),
     "padding": one_of(*PADDINGS),
 }
@@ -168,6 +168,10 @@ class Layer2D(nn.Module):
         for name in ("JK", "JV"):
             if of_head % getattr(self, name):
                 raise ConfigError(f"{where}{name}={getattr(self, name)} must divide the {of_head} channels of a head")
+        if self.grid_impl == SUMMED and not self.fused:
+            raise ConfigError(
+                f"{where}grid_impl='summed': directions that stay apart have no sum; set {where}fused=True"
+            )
         for name, outputs in (("gate_blocks", len(self.directions) * self.heads), ("qkv_blocks", self.heads)):
             blocks = getattr(self, name)
             if outputs % blocks or self.width % blocks:
@@ -204,7 +208,8 @@ class Layer2D(nn.Module):
         if self.conv_width:
             raise ConfigError("config.model.conv_width: a tile does not know the inputs of its neighbours; set it to 0")
         q, k, v, gates, direct = self.read(x_BxXxYxD)
-        out, leaving = walk(q, k, v, gates, entering, directions=self.turns(), impl=self.grid_impl, chunk=self.chunk)
+        impl = "auto" if self.grid_impl == SUMMED else self.grid_impl
+        out, leaving = walk(q, k, v, gates, entering, directions=self.turns(), impl=impl, chunk=self.chunk)
         own = reads_itself(q, k, v, direct).astype(out.dtype)
         return self._finish(out.sum(2) + own if self.fused else out + own[:, :, None], x_BxXxYxD), leaving
 

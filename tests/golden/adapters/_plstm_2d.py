@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from paperlab.papers.plstm.directions import read_grid, summed_gating
+from paperlab.papers.plstm.directions import read_grid
 from paperlab.papers.plstm.layer2d import GATES as LETTERS
 from paperlab.papers.plstm.layer2d import OPTIONS, Layer2D
 from paperlab.papers.plstm.vision import PlstmVision
-from paperlab.recurrence.grid import Edges, Gates, gating, grid_memory
+from paperlab.recurrence.grid import Edges, Gates, four_directions, gating, grid_memory
 
 GATES = ("S0_r", "S0_d", "T0_rl", "T0_ru", "T0_dl", "T0_du", "M0_l", "M0_u")
 
@@ -42,9 +42,8 @@ def fused(options: dict, inputs: dict, params: dict) -> dict:
     q, k, v, direct = (a[name][:, None] for name in ("Q", "K", "V", "D0"))
     factor = options["score_scale"] * q.shape[-2] ** 0.5 if options.get("score_scale") else 1.0
     out = read_grid(factor * q, k, v, gates, direct)[:, 0]
-    X, Y = q.shape[2:4]
-    own = jnp.einsum("xa,yb,nxyoqkl->nxyaboqkl", jnp.eye(X), jnp.eye(Y), a["D0"])
-    return {"out": out, "G": _to_from(summed_gating(gates)[:, 0] + own)}
+    each = [Gates(*(None if g is None else g[:, i] for g in _gates(a))) for i in range(4)]
+    return {"out": out, "G": _to_from(four_directions(each, a["D0"]))}
 
 
 def layer(options: dict, inputs: dict, params: dict) -> dict:
