@@ -204,7 +204,8 @@ def _loss(cell: Cell, solver: Solver | None, impl: str, params: Any, x: Array, w
 def gradients(lab: Laboratory) -> Outcome:
     """The largest difference between gradients by one linear solve and by autodiff of lax.scan, relative to the largest entry."""
     del lab
-    per_seed, by_cell = [], {}
+    per_seed: list[float] = []
+    by_cell: dict[str, float] = {}
     with jax.enable_x64(True):
         for seed in SEEDS:
             worst = 0.0
@@ -228,7 +229,8 @@ def gradients(lab: Laboratory) -> Outcome:
 def scans_of_gradient(lab: Laboratory) -> Outcome:
     """How many scans over time the gradient adds to the program of one cell (the most of three cells)."""
     del lab
-    length, counts = 256, {}
+    length = 256
+    counts: dict[str, int] = {}
     with jax.enable_x64(True):
         for name, one in _gradient_cases(0, length):
             loss = partial(_loss, one.cell, Solver(iterations=3), "chunked")
