@@ -143,8 +143,15 @@ class Mixer(nn.Module):
     @nn.nowrap
     def how(self) -> How:
         """Mode and solver."""
-        bounds = {name: getattr(self, name) or None for name in ("iterations", "tolerance", "relative", "window")}
-        solver = Solver(self.method, damping=self.damping, trust=self.trust, **bounds)
+        solver = Solver(
+            self.method,
+            iterations=self.iterations or None,
+            tolerance=self.tolerance or None,
+            relative=self.relative or None,
+            damping=self.damping,
+            trust=self.trust,
+            window=self.window or None,
+        )
         return How(self.mode, solver, self.reduction, self.chunk, self.impl, self.verify)
 
     @nn.nowrap

@@ -209,10 +209,8 @@ def _watched(shown: Any, names: Sequence[str]) -> Metrics:
     if missing:
         known = ", ".join(sorted(leaves)) or "none at all"
         raise ConfigError(f"config.task.watch={missing[0]!r}: no layer of this model shows it; there are {known}")
-    return {
-        name: (sum(a.sum() for a in leaves[name]), jnp.asarray(sum(a.size for a in leaves[name]), jnp.float32))
-        for name in names
-    }
+    whole = {name: jnp.concatenate([a.reshape(-1) for a in leaves[name]]) for name in names}
+    return {name: (a.sum(), jnp.asarray(a.size, jnp.float32)) for name, a in whole.items()}
 
 
 def _cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
