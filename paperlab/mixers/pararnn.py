@@ -63,7 +63,8 @@ State = dict[str, Array]
 
 class Mixer(nn.Module):
     """Options:
-    cell: a file of paperlab/layers/cells ("gru", "lstm", "linear", "elman", "heads"), or the path of your own ending in ".py".
+    cell: a file of paperlab/layers/cells ("gru", "lstm", "linear", "elman", "heads"), or the path of your own ending in ".py". A
+      run knows the path and not what was in the file: give a changed cell another name.
     nonlinearity, output_nonlinearity: of cells that take them (ParaGRU's and ParaLSTM's candidate; ParaLSTM's output).
     expand, state_width: channels of the state, as a multiple of the width or (not 0) as a number.
     mode: "auto" (the fastest for this device), "sequential", "parallel", "parallel_kernel", "parallel_fused": layers/cell_modes.py.

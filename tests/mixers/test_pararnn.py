@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kernels_pallas import platforms
@@ -89,6 +90,43 @@ def test_every_mode_has_the_values_and_gradients_of_the_sequential_one(cell, mod
     got, want = both(other), both(plain)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * max(1.0, float(jnp.abs(b).max())))
+
+
+def loops(jaxpr):
+    """(lengths of scans, Pallas calls) anywhere in a program."""
+    scans, calls = [], 0
+    for equation in jaxpr.eqns:
+        scans += [equation.params["length"]] if equation.primitive.name == "scan" else []
+        calls += equation.primitive.name == "pallas_call"
+        if equation.primitive.name == "pallas_call":
+            continue
+        for inner in jaxprs_in_params(equation.params):
+            found, more = loops(inner)
+            scans, calls = scans + found, calls + more
+    return scans, calls
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_every_mode_is_a_computation_of_its_own(cell):
+    """Read off the program of a forward pass: who waits for whom over 64 steps."""
+
+    def program(mode, **options):
+        mixer = Mixer(WIDTH, HEADS, cell=cell, mode=mode, bare=True, **options)
+        x = jnp.zeros((1, 64, WIDTH))
+        params = jax.eval_shape(mixer.init, jax.random.key(0), x[:, :1])
+        return loops(jax.make_jaxpr(mixer.apply)(params, x).jaxpr)
+
+    assert program("sequential") == ([64], 0)
+    scans, calls = program("parallel")
+    assert (64 not in scans, calls) == (True, 0)
+    assert 3 in scans, "the iterations"
+    scans, calls = program("parallel", reduction="chunked", chunk=16)
+    assert (64 not in scans, 4 in scans, calls) == (True, True, 0)
+    scans, calls = program("parallel_kernel", impl="interpret")
+    assert (64 not in scans, calls) == (True, 1)
+    assert 3 in scans, "one kernel an iteration"
+    scans, calls = program("parallel_fused", impl="interpret")
+    assert (scans, calls) == ([], 1)
 
 
 def test_a_call_reports_residual_and_iterations():
