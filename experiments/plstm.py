@@ -207,15 +207,21 @@ def full_lm() -> ConfigDict:
 
 
 def tracking(group: str = "Z2", turning: bool = True) -> ConfigDict:
-    """Running products of a group: parity with numbers between -1 and 1, S3 with a transition that turns four states."""
+    """Claim 7: running products of a group by one layer whose transitions turn a state, or are numbers between 0 and 1.
+
+    Gates start half open and transitions away from the identity: the paper's start only keeps what there is.
+    """
     config = base_config(task="state_tracking", model="lm")
     config.task.group = group
-    config.model.update(mixer="plstm", width=32, depth=1, heads=2)
-    config.mixers.plstm.update(JT=4 if turning else 1, eigenvalues="tanh" if turning else "logsigmoid")
-    config.data.update(sequence_length=32, batch_size=64)
-    config.train.update(steps=1000, checkpoint_every=500)
+    config.model.update(mixer="plstm", width=32, depth=1, heads=4)
+    config.mixers.plstm.update(JT=2, JV=1, JO=1, short_conv=False, gate_weights="normal", spread=0.5)
+    config.mixers.plstm.update(source_bias=0.0, mark_bias=0.0, direct_bias=0.0, transition_bias=0.0)
+    if not turning:
+        config.mixers.plstm.update(JT=1, eigenvalues="logsigmoid", transition_bias=4.0)
+    config.data.update(sequence_length=32, batch_size=32)
+    config.train.update(steps=600, checkpoint_every=300)
     config.optim.update(lr=5e-3, weight_decay=0.01)
-    config.evaluators.val.update(every=250, batches=0)
+    config.evaluators.val.update(every=150, batches=0)
     config.checkpoint.update(best_metric="val_last_accuracy", best_mode="max")
     return config
 
@@ -231,6 +237,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "tracking": tracking,
     "tracking_s3": partial(tracking, "S3"),
     "tracking_positive": partial(tracking, turning=False),
+    "tracking_s3_positive": partial(tracking, "S3", turning=False),
     "graph": graph_recipes.graph,
     "graph_gin": partial(graph_recipes.graph_network, "gin"),
     "graph_gcn": partial(graph_recipes.graph_network, "gcn"),
