@@ -104,7 +104,7 @@ def graph_of_grid(lab: Laboratory) -> Outcome:
 
 def _grid_as_graph(side: int, seed: int) -> float:
     q, k, v, gates, direct, _ = random_grid(side, side, PLAIN, seed)
-    want, _ = grid_memory(q, k, v, gates, direct, scale=1.0)
+    want, _ = _memory(q, k, v, gates, direct, scale=1.0)
     nodes = np.arange((side + 1) ** 2).reshape(side + 1, side + 1)
     place = {int(nodes[x, y]): (x, y) for x in range(side) for y in range(side)}
     right = [(nodes[x, y], nodes[x + 1, y]) for x, y in place.values()]
@@ -157,6 +157,9 @@ def edge_norms(mode: str, side: int = 64, seed: int = 0) -> dict[str, np.ndarray
     return {"l1": np.array([line.sum() for line in lines]), "largest": np.array([line.max() for line in lines])}
 
 
+_memory = jax.jit(grid_memory, static_argnames=("scale", "impl", "chunk"), compiler_options=QUICK)
+
+
 def _transitions(mode: str, side: int, seed: int) -> list[np.ndarray]:
     """rl, ru, dl, du, each [side, side]."""
     if mode == "P":
@@ -177,7 +180,7 @@ def _edge_states(mode: str, side: int, seed: int) -> np.ndarray:
     found = []
     for marks, part in (((read, ignored), np.s_[1:, :side]), ((ignored, read), np.s_[:side, 1:])):
         gates = Gates(unit, unit, rl, ru, dl, du, *marks)
-        out, _ = grid_memory(one, one, one, gates, scale=1.0, impl="wavefront", chunk=5)
+        out, _ = _memory(one, one, one, gates, scale=1.0, impl="wavefront", chunk=5)
         found.append(np.asarray(out[..., 0, 0])[part])
     return np.stack(found)
 
@@ -246,5 +249,5 @@ def _largest_cotangent(mode: str, seed: int, side: int = 64) -> float:
         gates = Gates(right[..., None], down[..., None], rl, ru, dl, du, *marks)
         return grid_memory(ones, ones, ones, gates, scale=1.0, impl="wavefront", chunk=8)[0].sum()
 
-    found = jax.grad(reading, (0, 1))(ones, ones)
+    found = jax.jit(jax.grad(reading, (0, 1)), compiler_options=QUICK)(ones, ones)
     return max(float(jnp.abs(g).max()) for g in found)

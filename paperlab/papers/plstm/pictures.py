@@ -1,7 +1,7 @@
 """Pictures of pLSTM's memory: what a node hears of another, how beams spread, what keeps states bounded, an angle learned.
 
-Every function takes arrays (those of `numerics.py` and `beams.py`), draws one titled and labelled figure and returns it. The y axis of a grid runs
-down, as the edges do. `python -m paperlab.papers.plstm.pictures [FOLDER]` draws those that need no training.
+Every function takes arrays (those of `numerics.py` and `beams.py`), draws one titled and labelled figure and returns it. The y axis
+of a grid runs down, as the edges do. `python -m paperlab.papers.plstm.pictures [FOLDER]` draws those that need no training.
 """
 
 import sys
@@ -163,7 +163,7 @@ def angles(paths: Mapping[tuple[int, int], Any]) -> Figure:
         axis.plot(path, color=colour, lw=1.8, label=f"cell ({x}, {y})")
         axis.axhline(x / (x + y), color=colour, lw=0.9, ls=(0, (4, 3)))
     axis.set(xlabel="step of gradient ascent", ylabel="angle", ylim=(0, 1), xlim=(0, None))
-    axis.legend(loc="center right")
+    axis.legend(loc="center right", bbox_to_anchor=(1, 0.36), ncols=2)
     return figure
 
 
@@ -181,11 +181,11 @@ def fields() -> dict[str, np.ndarray]:
     chosen |= {"P-mode, decay 0.9": p_mode(side, side, 0.5, 0.9), "D-mode, decay 0.9": d_mode(side, side, 0.9)}
     wall = np.ones((side, side, 1, 1), "float32")
     wall[6:14, 10] = 0
-    for chirality, route in (("L", "down, then right"), ("R", "right, then down")):
+    for chirality in "LR":
         gates = d_mode(side, side, 0.9, chirality)
         shut = {name: getattr(gates, name) for name in ("rl", "ru", "dl", "du")}
         shut = {name: None if gate is None else gate * wall for name, gate in shut.items()}
-        chosen[f"D-mode, {route}; a wall"] = gates._replace(**shut)
+        chosen[f"D-mode ({chirality}), a wall"] = gates._replace(**shut)
     return {name: np.array(response(gates)) for name, gates in chosen.items()}
 
 
