@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from paperlab.errors import ConfigError
+from paperlab.layers.grid_convolution import GridConvolution
 from paperlab.papers.plstm import vision
 from paperlab.papers.plstm.directions import attend_to_all, gates_turned, read_grid, spread, turned
 from paperlab.papers.plstm.layer2d import Layer2D
@@ -249,6 +250,17 @@ def test_tiles_with_carried_states_are_the_whole():
     joined = [jnp.concatenate([parts[x, 0], parts[x, 4]], 2) for x in (0, 2)]
     near(jnp.concatenate(joined, 1), whole)
     near(right["down", 2], leaving.horizontal[:, :, :, 2:])
+
+
+def test_convolution_on_a_grid():
+    """y_xy = b + sum_ij w_ij z_{x-i, y-j}, zeros beyond the border."""
+    z, rng = np.asarray(X), np.random.default_rng(0)
+    w, b = rng.normal(size=(3, 3, 12)).astype(np.float32), rng.normal(size=12).astype(np.float32)
+    want = np.broadcast_to(b, z.shape).copy()
+    for x, y, i, j in np.ndindex(4, 6, 3, 3):
+        if x >= i and y >= j:
+            want[:, x, y] += w[i, j] * z[:, x - i, y - j]
+    near(GridConvolution(3).apply({"params": {"kernel": w, "bias": b}}, X), want)
 
 
 def test_one_direction_with_its_convolution_is_causal():
