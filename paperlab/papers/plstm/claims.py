@@ -6,7 +6,7 @@ Thresholds were set before the runs, in the paper's specification, which derived
 from functools import partial
 
 from paperlab.evidence import Claim, Threshold
-from paperlab.papers.plstm import beams, graph_claims, numerics, tracking
+from paperlab.papers.plstm import arrow, beams, graph_claims, numerics, tracking
 
 _FORMS = (
     "section 4.3, appendices A.3 and A.4; scale: 8x8 (state tracking), 16x16, 3 seeds; 32 steps of a sequence; float64"
@@ -137,4 +137,4 @@ NUMBERS = [
         Threshold("<=", 1),
     ),
 ]
-CLAIMS = [*NUMBERS, *graph_claims.CLAIMS, *tracking.CLAIMS]
+CLAIMS = [*NUMBERS, *graph_claims.CLAIMS, *arrow.CLAIMS, *tracking.CLAIMS]
