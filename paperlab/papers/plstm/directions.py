@@ -16,12 +16,11 @@ from jax import Array
 
 from kernels_pallas.platforms import platform
 from paperlab.layers.sharding import by_rows
-from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, grid_memory
+from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, grid_memory, merged_whole
 from paperlab.recurrence.grid_blocks import in_blocks, in_rows, merged, mirrored, single, sizes
 
 TURNS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # the axes that each direction reverses
 X_AXIS = (-5, -5, -4, -4, -4, -4, -5, -5)  # where a gate has its x axis
-NODES = 256  # up to so many, "auto" merges the whole grid
 SUMMED = "summed"
 CHOICES = (*IMPLEMENTATIONS, SUMMED)
 PADDINGS = ("needed", "power_of_two")
@@ -103,7 +102,7 @@ def read_grid(
       directions: which of the four there are.
       fused: sum the directions; else give each.
       impl: of `grid_memory`, direction by direction, or "summed" (only where fused): the sum of G and one attention with it.
-        "auto": up to 256 nodes the whole grid merged, "hierarchical" on a CPU (measured: turning q, k and v costs less there than
+        "auto": where `merged_whole`, the whole grid, "hierarchical" on a CPU (measured: turning q, k and v costs less there than
         turning G), "summed" elsewhere (unmeasured: a quarter of the products with q, k and v); "wavefront" from there on.
       chunk: side of a block for "wavefront".
       padding: with zeros, "needed" where `chunk` does not divide the sides, or to the next "power_of_two".
@@ -114,7 +113,7 @@ def read_grid(
     X, Y = q.shape[2:4]
     if impl == "auto":
         whole = SUMMED if fused and platform() != "cpu" else "hierarchical"
-        impl = whole if X * Y <= NODES else "wavefront"
+        impl = whole if merged_whole(X, Y, max(q.shape[-2], v.shape[-2])) else "wavefront"
     if impl == SUMMED and not fused:
         raise ValueError(f"impl={SUMMED!r}: directions that stay apart have no sum; choose another")
     side = chunk if impl == "wavefront" else 1
