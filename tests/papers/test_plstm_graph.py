@@ -14,6 +14,7 @@ from paperlab.errors import ConfigError
 from paperlab.evidence import Laboratory
 from paperlab.papers.plstm import gnn, graph_claims, graph_folds, graph_model, graph_recipes
 from paperlab.papers.plstm.graph import GraphLayer, Wiring, graph_memory, p_mode, stabilised
+from paperlab.papers.plstm.graph_pooling import POOLINGS
 from paperlab.recurrence import dag
 from paperlab.recurrence.grid import Gates, grid_memory
 from paperlab.training.writers import JsonLines
@@ -92,6 +93,13 @@ def test_the_graph_turned_round_is_the_graph_with_its_nodes_numbered_backwards(m
     turned, forward = run(params, x, None, ways[1])[0, :7], run(params, backwards, None, ways[2])[0, :7]
     np.testing.assert_allclose(turned, forward[::-1], atol=1e-5)
     assert np.abs(run(params, x, None, ways[0])[0, :7] - turned).max() > 1e-3
+
+
+def test_poolings_by_hand():
+    x = np.array([[[1.0], [3.0], [-5.0], [7.0]]])
+    graph = np.array([[0, 0, 2, 3]])  # three places, the second empty; the last node is padding
+    pooled = {name: np.asarray(pool(x, graph, 3))[0, :, 0].tolist() for name, pool in POOLINGS.items()}
+    assert pooled == {"mean": [2, 0, -5], "sum": [4, 0, -5], "max": [3, 0, -5]}
 
 
 def test_every_order_of_evaluation_gives_the_same_answer():

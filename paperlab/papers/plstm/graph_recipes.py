@@ -48,7 +48,7 @@ def _chains(config: ConfigDict) -> ConfigDict:
 def graph() -> ConfigDict:
     """Two chains a graph, with twigs: have the ends of each one colour? Tried on chains of twice the length, too."""
     config = _chains(_config(MODEL))
-    config.model.update(width=48, gate_bias=-2.0)
+    config.model.update(width=48, gate_bias=0.0)
     return config
 
 
