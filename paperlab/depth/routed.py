@@ -7,8 +7,8 @@ Only what is taken is computed: top-k has a fixed number; elsewhere the number i
 `sizes` that holds all of them is run (`lax.switch`). Tokens not taken come last in what the block sees, so that a causal
 block lets them change nothing.
 
-The block is any function `block(r, x_BxkxD, index_Bxk, memory) -> (y_BxkxD, memory)`; index says which tokens these are, memory
-is what recursion r leaves to the next one (keys and values that are shared, or None).
+The block is any function `block(r, x_BxkxD, index_Bxk, there_Bxk, memory) -> (y_BxkxD, memory)`; index says which tokens these are,
+`there` which places hold one, memory is what recursion r leaves to the next one (keys and values that are shared, or None).
 
 Source: Mixture-of-Recursions (arXiv 2507.10524, section 2.2, and the authors' code).
 """
@@ -22,7 +22,9 @@ from jax import Array, lax
 
 from paperlab.depth import routers
 
-Block = Callable[[int, Array, Array, Any], tuple[Array, Any]]
+Block = Callable[[int, Array, Array, Array, Any], tuple[Array, Any]]
+Step = Callable[[int, Array, Any, list], tuple[Array, Any]]
+Skip = Callable[[int, Any, list], Any]
 SELECT = ("topk", "threshold", "random")
 GATING = ("weighted", "additive")
 
@@ -110,7 +112,7 @@ def expert_choice(
             ranked = g if select == "topk" else jax.random.uniform(jax.random.fold_in(key, r), (B, T))
             k_B = jnp.maximum(jnp.floor(c * every.sum(1) + 1e-6), 1).astype(jnp.int32)
             new, there_new = routers.best(ranked, active, k[r], jnp.minimum(k_B, k[r]))
-            y, memory = block(r, take(x, new), new, memory)
+            y, memory = block(r, take(x, new), new, there_new, memory)
             weight = take(g, new)[..., None] if gating == "weighted" else jnp.ones(())
             x_new = put(x, new, weight * y, there_new, add=True)
             taken = (
@@ -189,7 +191,7 @@ def token_choice(
 
 
 def expert_step(
-    step: Callable[[int, Array, Any], tuple[Array, Any]],
+    step: Step,
     logit: Callable[[int, Array], Array],
     x_BxD: Array,
     states: Sequence[Any],
@@ -200,35 +202,36 @@ def expert_step(
     temperature: float = 1.0,
     gating: str = "weighted",
     decide: Callable[[int, Array], Array] | None = None,
-    rows: int = 1,
+    skip: Skip | None = None,
+    rows: int = 0,
 ) -> tuple[Array, list[Any], Array]:
     """One token of `expert_choice(select="threshold")`: a recursion that no row enters is not computed.
 
     Args:
-      step: (r, x [B, D], state of recursion r) -> (y, state).
+      step: (r, x [B, D], state of recursion r, new states of those before) -> (y, state).
       states: one a recursion.
+      skip: (r, state, new states of those before) -> the state of a row that did not enter; as it was if omitted.
       rows: the axis of the rows in every leaf of a state; 1 behind an axis of stacked layers.
 
     Returns:
-      x [B, D], the states (of rows that did not enter as they were), taken bool [R, B].
+      x [B, D], the states, taken bool [R, B].
     """
-    B = x_BxD.shape[0]
-    active, after, takens, x = jnp.ones((B,), bool), [], [], x_BxD
+    active, x = jnp.ones(x_BxD.shape[:1], bool), x_BxD
+    after: list[Any] = []
+    takens = []
     for r, state in enumerate(states):
         z = logit(r, x)
         judged = z if decide is None else decide(r, x)
-        taken = active if first_takes_all and r == 0 else active & (judged > 0)
-        y, state = _where_any(step, r, x, state, taken, rows)
+        active = active if first_takes_all and r == 0 else active & (judged > 0)
+        y = _enter(step, skip, r, x, state, active, after, rows)
         g = routers.gate(z, score, alpha, temperature)[:, None] if gating == "weighted" else 1
-        x = (x + jnp.where(taken[:, None], g * y, 0)).astype(x.dtype)
-        after.append(state)
-        takens.append(taken)
-        active = taken
+        x = (x + jnp.where(active[:, None], g * y, 0)).astype(x.dtype)
+        takens.append(active)
     return x, after, jnp.stack(takens)
 
 
 def token_step(
-    step: Callable[[int, Array, Any], tuple[Array, Any]],
+    step: Step,
     logits_BxR: Array,
     x_BxD: Array,
     states: Sequence[Any],
@@ -236,33 +239,39 @@ def token_step(
     score: str = "softmax",
     alpha: float = 1.0,
     bias: Array | None = None,
-    rows: int = 1,
+    skip: Skip | None = None,
+    rows: int = 0,
 ) -> tuple[Array, list[Any], Array]:
     """One token of `token_choice`; as `expert_step`."""
     p = alpha * (jax.nn.softmax(logits_BxR) if score == "softmax" else jax.nn.sigmoid(logits_BxR))
     depth = jnp.argmax(p if bias is None else p + bias, -1)
-    h, after, takens = x_BxD, [], []
+    after: list[Any] = []
+    h, takens = x_BxD, []
     for r, state in enumerate(states):
         taken = depth >= r
-        y, state = _where_any(step, r, h, state, taken, rows)
+        y = _enter(step, skip, r, h, state, taken, after, rows)
         h = jnp.where(taken[:, None], y, h).astype(x_BxD.dtype)
-        after.append(state)
         takens.append(taken)
     weight = jnp.take_along_axis(p, depth[:, None], -1)
     return (x_BxD + weight * h).astype(x_BxD.dtype), after, jnp.stack(takens)
 
 
-def _where_any(step: Callable, r: int, x: Array, state: Any, taken: Array, rows: int) -> tuple[Array, Any]:
-    """`step` where some row is taken; the states of the others stay as they are."""
+def _enter(
+    step: Step, skip: Skip | None, r: int, x: Array, state: Any, taken: Array, after: list[Any], rows: int
+) -> Array:
+    """`step` where some row is taken, else nothing is computed; appends the new state."""
+    untouched = state if skip is None else skip(r, state, after)
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(taken.reshape(*(1,) * rows, -1, *(1,) * (new.ndim - rows - 1)), new, old)
 
     def run(_: None) -> tuple[Array, Any]:
-        y, new = step(r, x, state)
-        return y.astype(x.dtype), jax.tree.map(choose, new, state)
+        y, new = step(r, x, state, after)
+        return y.astype(x.dtype), jax.tree.map(choose, new, untouched)
 
-    return lax.cond(taken.any(), run, lambda _: (jnp.zeros_like(x), state), None)
+    y, new = lax.cond(taken.any(), run, lambda _: (jnp.zeros_like(x), untouched), None)
+    after.append(new)
+    return y
 
 
 def _on_some(block: Block, r: int, x: Array, taken: Array, memory: Any, sizes: Sequence[int]) -> tuple[Array, Any]:
@@ -274,7 +283,7 @@ def _on_some(block: Block, r: int, x: Array, taken: Array, memory: Any, sizes: S
     def of(k: int) -> Callable[[None], tuple[Array, Any]]:
         def run(_: None) -> tuple[Array, Any]:
             some = index[:, :k]
-            y, new = block(r, take(x, some), some, memory)
+            y, new = block(r, take(x, some), some, there[:, :k], memory)
             return put(jnp.zeros_like(x), some, y, there[:, :k], add=False), new
 
         return run
