@@ -2,7 +2,7 @@
 
 It knows no mixer. `program` says which unique layer runs when; `Options` what differs between applications (LoRA, a step embedding,
 a scale) and whether a router sends only some tokens through the loops. A state is {kind: states of the applications of that kind},
-leaves [application, batch, ...]: caches are keyed by application. Behind a router it also counts the tokens, "time" [batch], since a
+leaves [application, batch, ...]: caches are keyed by application. Behind a router it also counts tokens, "time" [batch], since a
 cache that holds some of them cannot tell their positions.
 
     kv           what a later loop attends to                          caches
