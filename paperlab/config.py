@@ -41,6 +41,8 @@ OPTIM = {
     "decay_exclude": ("bias$", "scale$"),
     "freeze": (),
     "lr_groups": (),
+    "project": (),
+    "stacked": ("blocks/",),  # for lamb: leaves whose leading axis counts layers
 }
 EVALUATORS = {"val": {"split": "validation", "every": 200, "batches": 20}}
 CHECKPOINT = {

@@ -27,6 +27,7 @@ FLOORS = (
         "disk",
         "distributed",
         "errors",
+        "figures",
         "heap",
         "limits",
         "lock",

@@ -27,7 +27,7 @@ from jax import Array
 
 from kernels_pallas.configs import tuned
 from kernels_pallas.newton import hopper, tpu
-from kernels_pallas.newton.core import GRU, LSTM, Cell, State
+from kernels_pallas.newton.core import DOCUMENTS, GRU, LSTM, Cell, State, marked
 from kernels_pallas.newton.solve import ChunkedConfig, Route, solve
 from kernels_pallas.platforms import YES, Support, choose, no
 
@@ -39,6 +39,7 @@ def newton_gru(
     a: Array,
     h0: Array | None = None,
     *,
+    starts: Array | None = None,
     iterations: int = 3,
     impl: str = "auto",
     config: Config | None = None,
@@ -49,6 +50,7 @@ def newton_gru(
       x: inputs of the gates z, r, c, bias included, [B, T, 3, D].
       a: recurrent weights of the same gates, [3, D].
       h0: the state before the first step [B, D]; zeros if omitted.
+      starts: integers or bool [B, T]; where not zero, a document starts and the state is reset to zero before the step.
       iterations: Newton steps in each time tile, 0 or more.
       impl: "auto", "reference", "chunked", "pallas" or "interpret".
       config: tile sizes, of the implementation's own type; measured ones if omitted.
@@ -61,7 +63,7 @@ def newton_gru(
       ValueError: shapes that do not fit, an empty x, a dtype that is not real, an unknown `impl`, a negative `iterations`, a
         `config` of another implementation, or a kernel that is asked for and does not take these arguments.
     """
-    (h,), residual = _run(GRU, "newton_gru", x, {"a": a}, {"h0": h0}, iterations, impl, config)
+    (h,), residual = _run(GRU, "newton_gru", x, {"a": a}, {"h0": h0}, starts, iterations, impl, config)
     return h, residual
 
 
@@ -72,6 +74,7 @@ def newton_lstm(
     c0: Array | None = None,
     h0: Array | None = None,
     *,
+    starts: Array | None = None,
     iterations: int = 3,
     impl: str = "auto",
     config: Config | None = None,
@@ -84,7 +87,7 @@ def newton_lstm(
       a: recurrent weights of the same gates, [3, D].
       p: peepholes of f (on c) and o (on c'), [2, D].
       c0, h0: the state before the first step, [B, D] each; zeros if omitted.
-      iterations, impl, config: as in `newton_gru`.
+      starts, iterations, impl, config: as in `newton_gru`.
 
     Returns:
       (c, h), each [B, T, D] in float32 (float64 for a float64 x), and the residual [B] float32, the larger of both.
@@ -92,7 +95,8 @@ def newton_lstm(
     Raises:
       ValueError: as `newton_gru`.
     """
-    found, residual = _run(LSTM, "newton_lstm", x, {"a": a, "p": p}, {"c0": c0, "h0": h0}, iterations, impl, config)
+    weights, start = {"a": a, "p": p}, {"c0": c0, "h0": h0}
+    found, residual = _run(LSTM, "newton_lstm", x, weights, start, starts, iterations, impl, config)
     return (found[0], found[1]), residual
 
 
@@ -118,11 +122,14 @@ def _run(
     x: Array,
     weights: dict[str, Array],
     start: dict[str, Array | None],
+    starts: Array | None,
     iterations: int,
     impl: str,
     config: Config | None,
 ) -> tuple[State, Array]:
     check(name, x, weights, start)
+    if starts is not None and (starts.shape != x.shape[:2] or jnp.issubdtype(starts.dtype, jnp.floating)):
+        raise ValueError(f"{name}: starts must be integers {x.shape[:2]}, got {starts.dtype} {starts.shape}")
     if iterations < 0:
         raise ValueError(f"{name}: iterations={iterations} must not be negative")
     how = choose(name, impl, lambda platform: supports(platform, x))
@@ -137,6 +144,8 @@ def _run(
     wide = jnp.promote_types(x.dtype, jnp.float32)
     w = tuple(row.astype(wide) for group in weights.values() for row in group)
     states = tuple(jnp.zeros((B, D), wide) if s is None else s.astype(wide) for s in start.values())
+    if starts is not None:
+        cell, x = DOCUMENTS[cell], marked(cell, x, starts)
     return solve(cell, Route(how, iterations, config), x, w, states)
 
 

@@ -13,7 +13,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
     "relu": jax.nn.relu,
+    "tanh": jax.numpy.tanh,
     "gelu": jax.nn.gelu,
+    "gelu_erf": lambda x: jax.nn.gelu(x, approximate=False),
     "elu+1": lambda x: jax.nn.elu(x) + 1.0,
     "relu^2": lambda x: jax.numpy.square(jax.nn.relu(x)),
 }

@@ -1,7 +1,9 @@
 """The pre-norm residual block around any sequence mixer.
 
-y = mixer(norm(x)) + x
-x' = SwiGLU(norm(y)) + y
+y = s1 * x + mixer(norm(x))
+x' = s2 * y + SwiGLU(norm(y))
+
+s1 and s2 are 1, or with `residual_scale` learned vectors that start there (ParaRNN, arXiv 2510.21450, appendix C.1).
 """
 
 from typing import Any
@@ -26,8 +28,15 @@ class Block(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     init_std: float = 0.02
+    residual_scale: bool = False
 
     def setup(self) -> None:
+        if self.residual_scale:
+            ones, shape = nn.initializers.ones, (self.width,)
+            self.mixer_residual = self.param("mixer_residual_scale", ones, shape, jnp.float32)
+            self.ffn_residual = self.param("ffn_residual_scale", ones, shape, jnp.float32)
+        else:
+            self.mixer_residual = self.ffn_residual = None
         self.mixer_norm = RMSNorm(self.norm_eps)
         self.ffn_norm = RMSNorm(self.norm_eps)
         self.ffn = SwiGLU(self.width, self.ffn_width, self.dtype, self.init_std)
@@ -42,11 +51,12 @@ class Block(nn.Module):
         positions: Array | None = None,
     ) -> tuple[Array, Any]:
         mixed, state = self.mixer(self.mixer_norm(x_BxTxD), state=state, segment_ids=segment_ids, positions=positions)
-        return constrain_rows(self._feed_forward(constrain_rows(x_BxTxD + self._dropped(mixed)))), state
+        y = _scaled(x_BxTxD, self.mixer_residual) + self._dropped(mixed)
+        return constrain_rows(self._feed_forward(constrain_rows(y))), state
 
     def step(self, x_BxD: Array, state: Any, position_B: Array | None = None) -> tuple[Array, Any]:
         mixed, state = self.mixer.step(self.mixer_norm(x_BxD), state, position_B)
-        return self._feed_forward(x_BxD + mixed), state
+        return self._feed_forward(_scaled(x_BxD, self.mixer_residual) + mixed), state
 
     def memory(self, x_BxkxD: Array, positions_Bxk: Array) -> Any:
         """Keys and values of these tokens, for `read`; only for mixers that have them."""
@@ -67,8 +77,12 @@ class Block(nn.Module):
         return self._feed_forward(x_BxD + mixed), state
 
     def _feed_forward(self, y: Array) -> Array:
-        return y + self._dropped(self.ffn(self.ffn_norm(y)))
+        return _scaled(y, self.ffn_residual) + self._dropped(self.ffn(self.ffn_norm(y)))
 
     def _dropped(self, x: Array) -> Array:
         active = self.dropout > 0 and self.has_rng("dropout")
         return self.drop(x, deterministic=False) if active else x
+
+
+def _scaled(x: Array, scale: Array | None) -> Array:
+    return x if scale is None else x * scale.astype(x.dtype)

@@ -42,6 +42,7 @@ DEFAULTS = {
     "dropout": 0.0,
     "init_std": 0.02,
     "scaled_residual_init": False,
+    "residual_scale": False,
     "remat": "none",
     "unroll": 1,
     "dtype": "float32",
@@ -100,6 +101,7 @@ class LanguageModel(nn.Module):
     dropout: float = 0.0
     init_std: float = 0.02
     scaled_residual_init: bool = False
+    residual_scale: bool = False
     remat: str = "none"
     unroll: int = 1
     dtype: DTypeLike = jnp.float32
@@ -201,6 +203,7 @@ class LanguageModel(nn.Module):
             dropout=self.dropout,
             dtype=self.dtype,
             init_std=self.init_std,
+            residual_scale=self.residual_scale,
             parent=None,
         )
 
@@ -279,6 +282,11 @@ def check(config: Any) -> None:
         made = _mixer(name, dict(mixer), options["width"], options["heads"], jnp.dtype(options["dtype"]))
         if hasattr(made, "check"):
             made.check()
+        if hasattr(made, "out_width") and made.out_width() != options["width"]:
+            raise ConfigError(
+                f"config.mixers.{name}: it puts out {made.out_width()} channels, and the residual stream has"
+                f" config.model.width={options['width']}; make them equal"
+            )
 
 
 def mixers_of(config: Any) -> set[str]:

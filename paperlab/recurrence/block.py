@@ -161,10 +161,10 @@ def block_scan(
         op, T = f"block/{structure}", b.shape[time]
         return fastest(op, T, b.size // T, run, (A, b, h0), segment_ids)
     starts = None if segment_ids is None else _starts(segment_ids, b.ndim - state_axes(structure), time, reverse)
-    if impl == "pallas":
+    if impl in kernels.IMPLEMENTATIONS:
         if structure != "blocks" or b.shape[-2] != 2:
             kernels.pallas(f"block_scan with structure={structure!r} and b {b.shape}, only for blocks of two variables")
-        return kernels.blocks(A, b, h0, time=time, reverse=reverse, starts=starts)
+        return kernels.blocks(A, b, h0, time=time, reverse=reverse, starts=starts, impl=impl)
     wide = jnp.promote_types(b.dtype, jnp.float32)
     layout = _layout(structure, b.shape[-2], impl)
     tree = layout.coefficient(A.astype(wide).reshape((1,) * (b.ndim + 1 - A.ndim) + A.shape))

@@ -7,7 +7,8 @@ step is one function on arrays (`dag_scan`) that compiles once for all graphs of
 
     impl         dependent steps                work           memory beside b, C, T
     sequential   number of edges E              L arcs         the widest edge: one state
-    levels       longest path, D + 1 levels     D x (widest level), at least L   one level
+    levels       longest path, D + 1 levels     D x (most arcs into one level)   one level
+    hierarchical log2 E merges                  E^3 / 3 and E^2 a state          a matrix [E, E] (`dag_blocks`)
 
 Backward runs the same recurrence on the graph turned round, so a gradient keeps T and C, not a copy of C for every level.
 
@@ -24,7 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-IMPLEMENTATIONS = ("auto", "sequential", "levels")
+from paperlab.recurrence.dag_blocks import by_blocks, taken
+
+IMPLEMENTATIONS = ("auto", "sequential", "levels", "hierarchical")
 
 
 class Order(NamedTuple):
@@ -155,12 +158,35 @@ def schedule(
       ValueError: a cycle, or a graph that is larger than a given size.
     """
     arcs = np.asarray(arcs, int).reshape(-1, 2)
-    return Schedule(*(_order(count, turned, depth, width, fan) for turned in (arcs, arcs[:, ::-1])))
+    orders = []
+    for turned in (arcs, arcs[:, ::-1]):
+        level = levels(count, turned)
+        found = order(level, turned, depth=depth, width=width, fan=fan)
+        orders.append(Order(*(jnp.asarray(x, jnp.int32) for x in found)))
+    return Schedule(*orders)
 
 
-def _order(count: int, arcs: np.ndarray, depth: int | None, width: int | None, fan: int | None) -> Order:
-    level = levels(count, arcs)
+def order(
+    level: np.ndarray,
+    arcs: np.ndarray,
+    *,
+    depth: int | None = None,
+    width: int | None = None,
+    fan: int | None = None,
+    room: tuple[int, int] | None = None,
+) -> Order:
+    """The order of evaluation by known levels, numpy int32: for batches, whose graphs' levels are found once.
+
+    Args:
+      level: [E], as `levels` gives it.  arcs: [L, 2] of these edges.
+      depth, width, fan: as in `schedule`.
+      room: (E, L) of the arrays that `dag_scan` will get, where these are padded.
+
+    Raises:
+      ValueError: a graph that is larger than a given size.
+    """
     of_arc = level[arcs[:, 1]]
+    count, L = room or (len(level), len(arcs))
     sizes = {
         "depth": (depth, int(level.max(initial=0)) + 1),
         "width": (width, int(np.bincount(level, minlength=1).max(initial=1))),
@@ -170,19 +196,21 @@ def _order(count: int, arcs: np.ndarray, depth: int | None, width: int | None, f
         if given is not None and given < needed:
             raise ValueError(f"{name}={given}: this graph needs {needed}")
     D, W, A = (needed if given is None else given for given, needed in sizes.values())
-    edges, slot = np.full((D, W), count), np.zeros(count, int)
-    into, from_, arc = np.full((D, A), W - 1), np.full((D, A), count), np.full((D, A), len(arcs))
-    for now in range(D):
-        mine = np.flatnonzero(level == now)
-        edges[now, : len(mine)], slot[mine] = mine, np.arange(len(mine))
-    for now in range(D):
-        mine = np.flatnonzero(of_arc == now)
-        into[now, : len(mine)], from_[now, : len(mine)], arc[now, : len(mine)] = (
-            slot[arcs[mine, 1]],
-            arcs[mine, 0],
-            mine,
-        )
-    return Order(*(jnp.asarray(x, jnp.int32) for x in (edges, into, from_, arc)))
+    edges, slot = np.full((D, W), count, np.int32), _places(level)
+    edges[level, slot] = np.arange(len(level))
+    into, from_, arc = (np.full((D, A), fill, np.int32) for fill in (W - 1, count, L))
+    place = of_arc, _places(of_arc)
+    into[place], from_[place], arc[place] = slot[arcs[:, 1]], arcs[:, 0], np.arange(len(arcs))
+    return Order(edges, into, from_, arc)  # type: ignore[arg-type]
+
+
+def _places(level: np.ndarray) -> np.ndarray:
+    """The place of every entry among those of its level."""
+    sort = np.argsort(level, kind="stable")
+    counts = np.bincount(level)
+    place = np.empty(len(level), int)
+    place[sort] = np.arange(len(level)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place
 
 
 def dag_scan(T: Array, b: Array, schedule: Schedule, arcs: Array, *, impl: str = "auto") -> Array:
@@ -192,8 +220,8 @@ def dag_scan(T: Array, b: Array, schedule: Schedule, arcs: Array, *, impl: str =
       T: transitions, [L, ...], whose axes after the first are the leading axes of a state (say [L, H]).
       b: what enters each edge from its own tail, [E, *state], real floating point.
       schedule: of these edges and arcs, by `schedule`.
-      arcs: [L, 2] integers, positions in b: (earlier edge, later edge).
-      impl: "auto" (levels), "levels", or "sequential", one edge after another.
+      arcs: [L, 2] integers, positions in b: (earlier edge, later edge). Arcs that the schedule does not know are padding: say E.
+      impl: "auto" (levels), "levels", "hierarchical", or "sequential", one edge after another.
 
     Returns:
       C [E, *state] in the dtype of b, computed in float32 (float64).
@@ -214,6 +242,8 @@ def dag_scan(T: Array, b: Array, schedule: Schedule, arcs: Array, *, impl: str =
         return b
     if impl == "sequential":
         return _one_by_one(T, b.astype(wide), schedule.forward, arcs).astype(b.dtype)
+    if impl == "hierarchical":
+        return by_blocks(T, b.astype(wide), levels_of(schedule.forward, b.shape[0]), arcs).astype(b.dtype)
     return _by_levels(T, b.astype(wide), schedule, arcs).astype(b.dtype)
 
 
@@ -223,15 +253,15 @@ def _by_levels(T: Array, b: Array, schedule: Schedule, arcs: Array) -> Array:
 
 
 def _sweep(T: Array, b: Array, order: Order) -> Array:
-    """Level after level; the last places of T and b stand for nothing."""
+    """Level after level, each adding to the states of its edges; the last places of T and b stand for nothing."""
     T, b = (jnp.concatenate([x, jnp.zeros_like(x[:1])]) for x in (T, b))
-    width = order.edges.shape[1]
+    targets = jnp.take_along_axis(order.edges, order.into, 1)
 
-    def step(C: Array, now: Order) -> tuple[Array, None]:
-        arriving = jax.ops.segment_sum(T[now.arc] * C[now.from_], now.into, num_segments=width)
-        return C.at[now.edges].set(b[now.edges] + arriving), None
+    def step(C: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        target, from_, arc = now
+        return C.at[target].add(T[arc] * C[from_]), None
 
-    C, _ = lax.scan(step, jnp.zeros_like(b), order)
+    C, _ = lax.scan(step, b, (targets, order.from_, order.arc))
     return C[:-1]
 
 
@@ -244,12 +274,19 @@ def _backward(kept: tuple, g: Array) -> tuple:
     """l_e = g_e + sum over arcs (e, e') of T l_e': the recurrence on the graph turned round."""
     T, C, schedule, arcs = kept
     l = _by_levels(T, g, Schedule(schedule.backward, schedule.forward), arcs[:, ::-1])
-    dT = l[arcs[:, 1]] * C[arcs[:, 0]]
+    dT = taken(l, arcs[:, 1]) * taken(C, arcs[:, 0])
     axes = tuple(i for i in range(T.ndim) if T.shape[i] == 1 and dT.shape[i] != 1)
     return dT.sum(axes, keepdims=True), l, None, None
 
 
 _by_levels.defvjp(_forward, _backward)
+
+
+def levels_of(order: Order, count: int) -> Array:
+    """[count], the level of every edge, read off an order of evaluation; padded edges stand last."""
+    depth = order.edges.shape[0]
+    levels = jnp.broadcast_to(jnp.arange(depth)[:, None], order.edges.shape)
+    return jnp.full(count, depth).at[order.edges].set(levels, mode="drop")
 
 
 def _one_by_one(T: Array, b: Array, order: Order, arcs: Array) -> Array:
@@ -258,7 +295,7 @@ def _one_by_one(T: Array, b: Array, order: Order, arcs: Array) -> Array:
 
     def step(C: Array, e: Array) -> tuple[Array, None]:
         mine = (arcs[:, 1] == e).reshape(-1, *(1,) * (C.ndim - 1))
-        arriving = jnp.where(mine, T * C[arcs[:, 0]], 0).sum(0)
+        arriving = jnp.where(mine, T * taken(C, arcs[:, 0]), 0).sum(0)
         return C.at[e].set(b[jnp.minimum(e, len(b) - 1)] + arriving, mode="drop"), None
 
     return lax.scan(step, jnp.zeros_like(b), edges)[0]

@@ -29,7 +29,7 @@ import numpy as np
 from jax import Array
 
 from paperlab.recurrence import kernels
-from paperlab.recurrence.grid_blocks import Edges, Gates, divisor, merged, single, sizes
+from paperlab.recurrence.grid_blocks import Edges, Gates, divisor, in_rows, merged, single, sizes
 from paperlab.recurrence.grid_walk import by_diagonals, node_by_node
 
 IMPLEMENTATIONS = ("auto", "nodes", "wavefront", "hierarchical", "pallas")
@@ -74,8 +74,7 @@ def grid_memory(
     wide = jnp.promote_types(v.dtype, jnp.float32)
     Q, K, V, gates, direct, entering = jax.tree.map(lambda x: x.astype(wide), (q, k, v, gates, direct, entering))
     scale = q.shape[-2] ** -0.5 if scale is None else scale
-    entering = entering or _nothing(Q, V, gates)
-    state = Edges(*(jnp.moveaxis(x, -1, -3) for x in entering))  # [..., Y, JT, DK, DV]
+    state = None if entering is None else Edges(*map(_border, entering))
     X, Y = q.shape[-4:-2]
     if impl == "auto":
         impl = "hierarchical" if X * Y <= 256 else "wavefront"
@@ -85,21 +84,39 @@ def grid_memory(
         cut = (X, Y) if impl == "hierarchical" else (divisor(X, chunk), divisor(Y, chunk))
         out, state = by_diagonals(Q, K, V, gates, state, cut)
     if direct is not None:
-        out = out + jnp.einsum("...oqkl,...dq,...dk,...vl->...vo", direct, Q, K, V)
-    return (out * scale).astype(v.dtype), Edges(*(jnp.moveaxis(x, -3, -1) for x in state))
+        out = out + _read_directly(direct, Q, K, V)
+    JT = gates.rl.shape[-1]
+    leaving = (jnp.moveaxis(x.reshape(*x.shape[:-3], -1, JT, *x.shape[-2:]), -3, -1) for x in state)
+    return (out * scale).astype(v.dtype), Edges(*leaving)
+
+
+def _border(x: Array) -> Array:
+    """[..., n, DK, DV, JT] -> [..., n JT, DK, DV]."""
+    x = jnp.moveaxis(x, -1, -3)
+    return x.reshape(*x.shape[:-4], -1, *x.shape[-2:])
+
+
+def _read_directly(direct: Array, q: Array, k: Array, v: Array) -> Array:
+    """What a node reads of itself, [..., DV, JO]. The sums over J are written out, as contractions they would be slow."""
+    JQ, JK, JV = direct.shape[-3:]
+    total = None
+    for i, j in np.ndindex(JQ, JK):
+        weight = direct[..., i, j, :] * (q[..., i] * k[..., j]).sum(-1)[..., None, None]  # [..., JO, JV]
+        for l in range(JV):
+            part = v[..., :, None, l] * weight[..., None, :, l]
+            total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 def gating(gates: Gates, direct: Array | None = None) -> Array:
     """G, the gates multiplied along all paths: [..., X, Y, X, Y, JO, JQ, JK, JV], reading node first; `direct` on its diagonal."""
     X, Y = gates.rl.shape[-4:-2]
-    block, order = merged(single(gates), (X, Y))
+    block = merged(single(gates), (X, Y))
     JO, JQ, JK, JV = sizes(gates)
-    G = _matrix(block.G, block.rows, block.cols, gates.rl)[..., 0, 0, :, :]
-    G = G.reshape(*G.shape[:-2], X * Y, JO, JQ, X * Y, JK, JV)
-    back = np.argsort(order[:, 0] * Y + order[:, 1])
-    G = G.take(back, -6).take(back, -3)
-    G = jnp.moveaxis(G, -3, -5)
-    G = G.reshape(*G.shape[:-6], X, Y, X, Y, JO, JQ, JK, JV)
+    G = _matrix(block.G, block.rows, block.cols, gates.rl)
+    G = in_rows(G.reshape(*G.shape[:-2], X * Y, JO, JQ, X * Y, JK, JV), (X, Y), 5)
+    G = in_rows(jnp.moveaxis(G, -3, -5)[..., None, None, :, :, :, :, :], (X, Y), 4)
     return G if direct is None else G + _diagonal(direct)
 
 
@@ -134,9 +151,13 @@ def attend(q: Array, k: Array, v: Array, G: Array, *, scale: float | None = None
     X, Y = q.shape[-4:-2]
     Q, K, V = (x.reshape(*shape, X * Y, *x.shape[-2:]) for x in (q, k, v))
     G = G.reshape(*G.shape[:-8], X * Y, X * Y, *G.shape[-4:])
-    scores = jnp.einsum("...ndq,...mdk->...nmqk", Q, K)
-    weights = jnp.einsum("...nmoqkl,...nmqk->...nmol", G, scores)
-    out = jnp.einsum("...nmol,...mvl->...nvo", weights, V)
+    JO, JQ, JK, JV = G.shape[-4:]
+    scores = {(i, j): Q[..., i] @ K[..., j].swapaxes(-1, -2) for i in range(JQ) for j in range(JK)}
+    products = [G[..., i, j, :] * s[..., None, None] for (i, j), s in scores.items()]
+    weights = jnp.swapaxes(sum(products[1:], products[0]), -3, -2)
+    values = V.swapaxes(-1, -2).reshape(*V.shape[:-3], X * Y * JV, -1)
+    out = weights.reshape(*weights.shape[:-4], X * Y * JO, X * Y * JV) @ values
+    out = out.reshape(*out.shape[:-2], X * Y, JO, -1).swapaxes(-1, -2)
     return out.reshape(*shape, X, Y, *out.shape[-2:]) * (q.shape[-2] ** -0.5 if scale is None else scale)
 
 
@@ -149,13 +170,6 @@ def _diagonal(direct: Array) -> Array:
 
 def _matrix(m: Array | None, rows: int, cols: int, like: Array) -> Array:
     return jnp.zeros((*like.shape[:-4], 1, 1, rows, cols), like.dtype) if m is None else m
-
-
-def _nothing(q: Array, v: Array, gates: Gates) -> Edges:
-    shape = jnp.broadcast_shapes(q.shape[:-4], gates.rl.shape[:-4])
-    X, Y, DK = q.shape[-4:-1]
-    state = (DK, v.shape[-2], gates.rl.shape[-1])
-    return Edges(jnp.zeros((*shape, Y, *state), v.dtype), jnp.zeros((*shape, X, *state), v.dtype))
 
 
 def _check(

@@ -103,22 +103,79 @@ def single(gates: Gates) -> Block:
     return Block(rl, ru, dl, du, sr, sd, ml, mu, None, JT, JT, mark.shape[-2], source.shape[-1])
 
 
-def merged(block: Block, size: tuple[int, int]) -> tuple[Block, np.ndarray]:
+def merged(block: Block, size: tuple[int, int]) -> Block:
     """Blocks of single nodes merged to blocks of `size` = (x, y) nodes, which divides the grid.
 
-    Returns:
-      the blocks, and [nodes, 2]: which node of a block is the one at each place, as (x, y) inside the block.
+    Nodes of a block stand in the order of `in_blocks`.
     """
-    order, factors = np.zeros((1, 2), int), [_primes(n) for n in size]
+    for along_x, factor in merges(size):
+        block = _merge(block, factor, along_x)
+    return block
+
+
+def in_blocks(x: Array, size: tuple[int, int], trailing: int = 2) -> Array:
+    """[..., X, Y, *trailing] -> [..., X / size x, Y / size y, nodes, *trailing], nodes in the order of `merged` blocks.
+
+    What is merged last changes slowest, so the order is a transposition of the prime factors of the sides.
+    """
+    lead, (X, Y), last = x.shape[: x.ndim - trailing - 2], x.shape[x.ndim - trailing - 2 : x.ndim - trailing], x.ndim
+    last_shape = x.shape[last - trailing :]
+    split, order = _digits(size)
+    x = x.reshape(*lead, X // size[0], *split[0], Y // size[1], *split[1], *last_shape)
+    L = len(lead)
+    axes = [*range(L), L, L + 1 + len(split[0]), *(L + 1 + place for place in order)]
+    x = x.transpose(*axes, *range(len(axes), x.ndim))
+    return x.reshape(*lead, X // size[0], Y // size[1], size[0] * size[1], *last_shape)
+
+
+def in_rows(x: Array, size: tuple[int, int], trailing: int = 2) -> Array:
+    """The inverse of `in_blocks`."""
+    lead, (bx, by) = x.shape[: x.ndim - trailing - 3], x.shape[x.ndim - trailing - 3 : x.ndim - trailing - 1]
+    last_shape = x.shape[x.ndim - trailing :]
+    split, order = _digits(size)
+    L = len(lead)
+    axes = [*range(L), L, L + 1 + len(split[0]), *(L + 1 + place for place in order)]
+    sizes = [*lead, bx, *split[0], by, *split[1]]
+    x = x.reshape(*(sizes[axis] for axis in axes), *last_shape)
+    x = x.transpose(*np.argsort(axes), *range(len(axes), x.ndim))
+    return x.reshape(*lead, bx * size[0], by * size[1], *last_shape)
+
+
+def mirrored(x: Array, size: tuple[int, int], along: tuple[int, ...], axis: int) -> Array:
+    """x with the grid of its nodes mirrored, where `axis` numbers the nodes in the order of `merged` blocks of `size`.
+
+    along: 0 for x, 1 for y, or both. The factors of a node's number belong to x or to y, so it is a reversal of some of them.
+    """
+    split, order = _digits(size)
+    lengths = [split[0][p] if p < len(split[0]) else split[1][p - len(split[0]) - 1] for p in order]
+    axis %= x.ndim
+    turned = [axis + i for i, p in enumerate(order) if int(p >= len(split[0])) in along]
+    if not turned:
+        return x
+    return jnp.flip(x.reshape(*x.shape[:axis], *lengths, *x.shape[axis + 1 :]), turned).reshape(x.shape)
+
+
+def merges(size: tuple[int, int]) -> list[tuple[bool, int]]:
+    """(along x?, how many neighbours), one merge after another: always along the side that is shorter so far."""
+    factors, found = [_primes(n) for n in size], []
     wide, high = 1, 1
     while factors[0] or factors[1]:
         along_x = bool(factors[0]) and (not factors[1] or wide <= high)
         factor = factors[0 if along_x else 1].pop(0)
-        block = _merge(block, factor, along_x)
-        step = np.array([wide, 0] if along_x else [0, high])
-        order = np.concatenate([order + part * step for part in range(factor)])
+        found.append((along_x, factor))
         wide, high = (wide * factor, high) if along_x else (wide, high * factor)
-    return block, order
+    return found
+
+
+def _digits(size: tuple[int, int]) -> tuple[tuple[list[int], list[int]], list[int]]:
+    """Factors of x and y, slowest first, and the places of the factors of a node's number, slowest first, in [x.., by, y..]."""
+    turns = merges(size)[::-1]
+    split = [f for along_x, f in turns if along_x], [f for along_x, f in turns if not along_x]
+    places, order = [0, len(split[0]) + 1], []
+    for along_x, _ in turns:
+        order.append(places[not along_x])
+        places[not along_x] += 1
+    return split, order
 
 
 def divisor(n: int, most: int) -> int:

@@ -1,61 +1,116 @@
 """Ways over a grid: node after node, and one anti-diagonal of blocks after another.
 
-Here q, k, v and states have the leading axes of everything broadcast; a state on an edge is [JT, DK, DV].
+A state on the border is [..., edges x JT, DK, DV]; None is zero. Leading axes of gates broadcast.
 """
 
-from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from paperlab.recurrence.grid_blocks import Block, Edges, Gates, merged, single, sizes
+from paperlab.recurrence.grid_blocks import Block, Edges, Gates, in_blocks, in_rows, merged, single, sizes
 
 
-def _cell(block: Block, J: tuple, q: Array, k: Array, v: Array, left: Array, up: Array) -> tuple[Array, Array, Array]:
-    """One block: q [..., n, DK, JQ], k, v of its nodes in its order, states [..., border, DK, DV] -> out, right, down."""
+class Words(NamedTuple):
+    """q, k, v of the nodes of blocks, [..., n, D, J], as matrix products take them.
+
+    queries: JQ of [..., n, DK];  keys: JK of [..., DK, n];  values: [..., n JV, DV].
+    The sums over J, which are short, are written out below: as contractions they would cost transpositions.
+    """
+
+    queries: list[Array]
+    keys: list[Array]
+    values: Array
+
+
+def _words(q: Array, k: Array, v: Array) -> Words:
+    values = v.swapaxes(-1, -2).reshape(*v.shape[:-3], -1, v.shape[-2])
+    keys = [k[..., i].swapaxes(-1, -2) for i in range(k.shape[-1])]
+    return Words([q[..., i] for i in range(q.shape[-1])], keys, values)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
+def _inside(J: tuple, G: Array, words: Words) -> Array:
+    """What the nodes of a block read of each other, [..., n, JO, DV]: attention whose weights are multiplied by G."""
     JO, JQ, JK, JV = J
-    n = q.shape[-3]
+    n = words.queries[0].shape[-2]
+    G = G.reshape(*G.shape[:-2], n, JO, JQ, n, JK, JV)
+    scores = [[q @ k for k in words.keys] for q in words.queries]
+    products = [G[..., i, :, j, :] * scores[i][j][..., None, :, None] for i in range(JQ) for j in range(JK)]
+    weights = sum(products[1:], products[0])
+    return _split(weights.reshape(*weights.shape[:-4], n * JO, n * JV) @ words.values, n, JO)
 
-    def written(s: Array | None) -> Array | None:
-        return (
-            None
-            if s is None
-            else jnp.einsum("...rmkl,...mdk,...mvl->...rdv", s.reshape(*s.shape[:-1], n, JK, JV), k, v)
-        )
 
-    def seen(m: Array | None, state: Array) -> Array | None:
-        if m is None:
+def _read(J: tuple, block: Block, words: Words, left: Array | None, up: Array | None) -> Array:
+    """[..., n, DV, JO]: what the nodes read of each other and of the states that enter the block."""
+    n, DV = words.queries[0].shape[-2], words.values.shape[-1]
+
+    def seen(m: Array | None, state: Array | None) -> Array | None:
+        if m is None or state is None:
             return None
-        return jnp.einsum("...noqr,...ndq,...rdv->...nvo", m.reshape(*m.shape[:-2], n, JO, JQ, -1), q, state)
+        m = m.reshape(*m.shape[:-2], n, *J[:2], -1)
+        products = [m[..., i, :, None] * q[..., :, None, None, :] for i, q in enumerate(words.queries)]
+        reading = sum(products[1:], products[0])
+        reading = reading.reshape(*reading.shape[:-4], n * J[0], -1)
+        return _split(reading @ state.reshape(*state.shape[:-3], -1, DV), n, J[0])
 
-    def passed(T: Array | None, state: Array) -> Array | None:
-        return None if T is None else jnp.einsum("...ri,...idv->...rdv", T, state)
-
-    inside = None
-    if block.G is not None:
-        G = block.G.reshape(*block.G.shape[:-2], n, JO, JQ, n, JK, JV)
-        scores = jnp.einsum("...ndq,...mdk->...nqmk", q, k)
-        weights = jnp.einsum("...noqmkl,...nqmk->...noml", G, scores)
-        inside = jnp.einsum("...noml,...mvl->...nvo", weights, v)
-    shape = (*v.shape[:-1], JO)
-    out = _sum([inside, seen(block.ml, left), seen(block.mu, up)], jnp.zeros(shape, v.dtype))
-    right = _sum([passed(block.rl, left), passed(block.ru, up), written(block.sr)], jnp.zeros_like(left))
-    down = _sum([passed(block.dl, left), passed(block.du, up), written(block.sd)], jnp.zeros_like(up))
-    return out, right, down
+    inside = None if block.G is None else _inside(J, block.G, words)
+    parts = [inside, seen(block.ml, left), seen(block.mu, up)]
+    lead = jnp.broadcast_shapes(words.queries[0].shape[:-2], words.values.shape[:-2])
+    return _sum(parts, (*lead, n, J[0], DV), words.values.dtype).swapaxes(-1, -2)
 
 
-def _sum(parts: list[Array | None], nothing: Array) -> Array:
+def _written(J: tuple, s: Array | None, words: Words) -> Array | None:
+    """[..., border, DK, DV]: what the nodes of a block write to the states that leave it."""
+    if s is None:
+        return None
+    DK, n = words.keys[0].shape[-2:]
+    s = s.reshape(*s.shape[:-1], n, *J[2:])
+    products = [s[..., :, None, :, j, :] * k[..., None, :, :, None] for j, k in enumerate(words.keys)]
+    writing = sum(products[1:], products[0])
+    writing = writing.reshape(*writing.shape[:-4], -1, writing.shape[-2] * writing.shape[-1])
+    outer = writing * words.values if n * J[3] == 1 else writing @ words.values
+    return _split(outer, s.shape[-4], DK)
+
+
+def _passed(
+    block: Block, right: Array | None, down: Array | None, left: Array | None, up: Array | None, like: tuple
+) -> tuple[Array, Array]:
+    """The states that leave a block: what it wrote and what it passes on. like: (leading axes, DK, DV, dtype)."""
+    lead, DK, DV, dtype = like
+
+    def passed(T: Array | None, state: Array | None) -> Array | None:
+        if T is None or state is None:
+            return None
+        moved = T @ state.reshape(*state.shape[:-2], DK * DV)
+        return moved.reshape(*moved.shape[:-1], DK, DV)
+
+    right = _sum([passed(block.rl, left), passed(block.ru, up), right], (*lead, block.ny, DK, DV), dtype)
+    down = _sum([passed(block.dl, left), passed(block.du, up), down], (*lead, block.nx, DK, DV), dtype)
+    return right, down
+
+
+def _split(x: Array, outer: int, inner: int) -> Array:
+    """[..., outer * inner, last] -> [..., outer, inner, last]."""
+    return x.reshape(*x.shape[:-2], outer, inner, x.shape[-1])
+
+
+def _sum(parts: list[Array | None], shape: tuple, dtype: Any) -> Array:
     some = [part for part in parts if part is not None]
-    return sum(some[1:], some[0]) if some else nothing
+    return sum(some[1:], some[0]) if some else jnp.zeros(shape, dtype)
 
 
-def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges) -> tuple[Array, Edges]:
+def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges | None) -> tuple[Array, Edges]:
     """Column after column, node after node."""
     J = sizes(gates)
     block = single(gates)
-    lead = state.vertical.shape[:-4]
+    X, Y, DK = q.shape[-4:-1]
+    lead = jnp.broadcast_shapes(q.shape[:-4], gates.rl.shape[:-4])
+    state = state or nothing(lead, X, Y, DK, v.shape[-2], gates)
+    like = (lead, DK, v.shape[-2], v.dtype)
 
     def columns(x: Array | None, trailing: int) -> Array | None:
         """[X, Y, ...] first."""
@@ -70,53 +125,61 @@ def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges) -> tu
         def node(up: Array, now: tuple) -> tuple[Array, tuple]:
             matrices, q, k, v, left = now
             one = block.of([*matrices, None])
-            q, k, v = (x[..., None, :, :] for x in (q, k, v))
-            out, right, down = _cell(one, J, q, k, v, left, up)
-            return down, (out[..., 0, :, :], right)
+            words = _words(*(x[..., None, :, :] for x in (q, k, v)))
+            writes = (_written(J, s, words) for s in (one.sr, one.sd))
+            right, down = _passed(one, *writes, left, up, like)
+            return down, (_read(J, one, words, left, up)[..., 0, :, :], right)
 
         bottom, (out, right) = lax.scan(node, top, (matrices, q, k, v, left))
         return right, (out, bottom)
 
-    left = jnp.moveaxis(state.vertical, -4, 0)
-    top = jnp.moveaxis(state.horizontal, -4, 0)
+    vertical, horizontal = (x.reshape(*lead, n, -1, *x.shape[-2:]) for x, n in zip(state, (Y, X), strict=True))
+    left, top = jnp.moveaxis(vertical, -4, 0), jnp.moveaxis(horizontal, -4, 0)
     inputs = ([columns(m, 2) for m in block.matrices[:8]], *(columns(x, 2) for x in (q, k, v)), top)
     right, (out, bottom) = lax.scan(column, left, inputs)
-    return jnp.moveaxis(out, (0, 1), (-4, -3)), Edges(jnp.moveaxis(right, 0, -4), jnp.moveaxis(bottom, 0, -4))
+    leaving = (jnp.moveaxis(x, 0, -4).reshape(y.shape) for x, y in zip((right, bottom), state, strict=True))
+    return jnp.moveaxis(out, (0, 1), (-4, -3)), Edges(*leaving)
 
 
-def by_diagonals(q: Array, k: Array, v: Array, gates: Gates, state: Edges, cut: tuple[int, int]) -> tuple[Array, Edges]:
-    """Blocks of `cut` nodes; those of one anti-diagonal at once, row y of diagonal d being the block (d - y, y)."""
+def by_diagonals(
+    q: Array, k: Array, v: Array, gates: Gates, state: Edges | None, cut: tuple[int, int]
+) -> tuple[Array, Edges]:
+    """Blocks of `cut` nodes: all write at once, states pass from one anti-diagonal of blocks to the next, all read at once."""
     J = sizes(gates)
-    X, Y = q.shape[-4:-2]
+    X, Y, DK = q.shape[-4:-1]
     bx, by = X // cut[0], Y // cut[1]
-    lead = state.vertical.shape[:-4]
-    block, order = merged(single(gates), cut)
-    q, k, v = (_in_blocks(jnp.broadcast_to(x, (*lead, *x.shape[-4:])), cut, order) for x in (q, k, v))
+    lead = jnp.broadcast_shapes(q.shape[:-4], gates.rl.shape[:-4])
+    like = (lead, DK, v.shape[-2], v.dtype)
+    block = merged(single(gates), cut)
+    q, k, v = (in_blocks(jnp.broadcast_to(x, (*lead, *x.shape[-4:])), cut) for x in (q, k, v))
+    words = _words(q, k, v)
+    writes = [_written(J, s, words) for s in (block.sr, block.sd)]
+    if bx == by == 1:
+        alone = block.of([None if m is None else m[..., 0, 0, :, :] for m in block.matrices])
+        words, writes = jax.tree.map(lambda x: x.reshape(*lead, *x.shape[len(lead) + 2 :]), (words, writes))
+        border = (None, None) if state is None else state
+        out = _read(J, alone, words, *border)[..., None, None, :, :, :]
+        return in_rows(out, cut), Edges(*_passed(alone, *writes, *border, like))
+    state = state or nothing(lead, X, Y, DK, v.shape[-2], gates)
     left = state.vertical.reshape(*lead, by, -1, *state.vertical.shape[-2:])
     top = state.horizontal.reshape(*lead, bx, -1, *state.horizontal.shape[-2:])
-
-    def cell(matrices: list, q: Array, k: Array, v: Array, left: Array, up: Array) -> tuple[Array, Array, Array]:
-        return _cell(block.of(matrices), J, q, k, v, left, up)
-
-    run = jax.checkpoint(cell)
-    if bx == by == 1:
-        out, right, down = run(*_only(block.matrices, (q, k, v)), left[..., 0, :, :, :], top[..., 0, :, :, :])
-        out, left, bottom = out[..., None, None, :, :, :], right[..., None, :, :, :], down[..., None, :, :, :]
-    else:
-        out, left, bottom = _diagonals(run, block, (q, k, v), left, top, (bx, by))
-    out = _in_rows(out, cut, order)
-    JT = gates.rl.shape[-1]
-    right = left.reshape(*lead, Y, JT, *left.shape[-2:])
-    return out, Edges(right, bottom.reshape(*lead, X, JT, *bottom.shape[-2:]))
+    entering, leaving = _diagonals(block, writes, left, top, (bx, by), like)
+    out = in_rows(_read(J, block, words, *entering), cut)
+    return out, Edges(*(x.reshape(old.shape) for x, old in zip(leaving, state, strict=True)))
 
 
-def _only(matrices: list, arrays: tuple) -> tuple:
-    """The only block of a grid."""
-    return [None if m is None else m[..., 0, 0, :, :] for m in matrices], *(x[..., 0, 0, :, :, :] for x in arrays)
+def nothing(lead: tuple[int, ...], X: int, Y: int, DK: int, DV: int, gates: Gates) -> Edges:
+    """States of zeros on the left and upper border, as the functions here take them."""
+    JT, dtype = gates.rl.shape[-1], gates.rl.dtype
+    return Edges(jnp.zeros((*lead, Y * JT, DK, DV), dtype), jnp.zeros((*lead, X * JT, DK, DV), dtype))
 
 
-def _diagonals(run: Callable, block: Block, arrays: tuple, left: Array, top: Array, count: tuple[int, int]) -> tuple:
-    """(out [..., bx, by, n, DV, JO], states that leave to the right [..., by, ...], and at the bottom [..., bx, ...])."""
+def _diagonals(block: Block, writes: list, left: Array, top: Array, count: tuple[int, int], like: tuple) -> tuple:
+    """The states on the way: row y of diagonal d is the block (d - y, y).
+
+    Returns:
+      (entering from the left, from above: [..., bx, by, border, DK, DV]), (leaving right [..., by, ...], below [..., bx, ...]).
+    """
     bx, by = count
     diagonal, row = np.meshgrid(np.arange(bx + by - 1), np.arange(by), indexing="ij")
     column = diagonal - row
@@ -130,32 +193,23 @@ def _diagonals(run: Callable, block: Block, arrays: tuple, left: Array, top: Arr
         x = jnp.moveaxis(x, (-trailing - 2, -trailing - 1), (0, 1))[column, row]
         return jnp.moveaxis(x, 1, -trailing - 1)
 
+    def straight(x: Array, trailing: int) -> Array:
+        """The inverse."""
+        x = jnp.moveaxis(x, -trailing - 1, 1)[np.arange(bx)[:, None] + np.arange(by), np.arange(by)]
+        return jnp.moveaxis(x, (0, 1), (-trailing - 2, -trailing - 1))
+
+    lead, *inner = like
+
     def step(carry: tuple, now: tuple) -> tuple[tuple, tuple]:
         left, down = carry
-        matrices, q, k, v, top, here = now
+        turns, writes, top, here = now
         up = jnp.concatenate([top[..., None, :, :, :], down[..., :-1, :, :, :]], -4)
-        out, right, down = run(matrices, q, k, v, left, up)
-        left = jnp.where(here[:, None, None, None], right, left)
-        return (left, down), (out, down[..., -1, :, :, :])
+        right, down = _passed(block.of([*turns, *[None] * 5]), *writes, left, up, ((*lead, by), *inner))
+        return (jnp.where(here[:, None, None, None], right, left), down), (left, up, down[..., -1, :, :, :])
 
     tops = jnp.moveaxis(top, -4, 0)[np.arange(bx + by - 1).clip(0, bx - 1)]
-    inputs = ([slanted(m, 2) for m in block.matrices], *(slanted(x, 3) for x in arrays), tops, jnp.asarray(here))
-    nothing = jnp.zeros((*left.shape[:-4], by, *top.shape[-3:]), left.dtype)
-    (left, _), (out, bottoms) = lax.scan(step, (left, nothing), inputs)
-    out = jnp.moveaxis(out, -4, 1)[np.arange(bx)[:, None] + np.arange(by), np.arange(by)]
-    return jnp.moveaxis(out, (0, 1), (-5, -4)), left, jnp.moveaxis(bottoms[by - 1 :], 0, -4)
-
-
-def _in_blocks(x: Array, cut: tuple[int, int], order: np.ndarray) -> Array:
-    """[..., X, Y, a, b] -> [..., bx, by, nodes, a, b], nodes in the order of the blocks."""
-    (cx, cy), (*lead, X, Y, a, b) = cut, x.shape
-    x = x.reshape(*lead, X // cx, cx, Y // cy, cy, a, b)
-    x = jnp.moveaxis(x, -5, -4).reshape(*lead, X // cx, Y // cy, cx * cy, a, b)
-    return x.take(order[:, 0] * cy + order[:, 1], -3)
-
-
-def _in_rows(x: Array, cut: tuple[int, int], order: np.ndarray) -> Array:
-    """The inverse of `_in_blocks`."""
-    (cx, cy), (*lead, bx, by, _, a, b) = cut, x.shape
-    x = x.take(np.argsort(order[:, 0] * cy + order[:, 1]), -3).reshape(*lead, bx, by, cx, cy, a, b)
-    return jnp.moveaxis(x, -4, -5).reshape(*lead, bx * cx, by * cy, a, b)
+    turns = [slanted(m, 2) for m in (block.rl, block.ru, block.dl, block.du)]
+    inputs = (turns, [slanted(w, 3) for w in writes], tops, jnp.asarray(here))
+    nothing = jnp.zeros((*lead, by, *top.shape[-3:]), left.dtype)
+    (left, _), (lefts, ups, bottoms) = lax.scan(step, (left, nothing), inputs)
+    return (straight(lefts, 3), straight(ups, 3)), (left, jnp.moveaxis(bottoms[by - 1 :], 0, -4))

@@ -5,6 +5,7 @@ to the front, and everything else becomes D. Segments are zeros in the coefficie
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any, NoReturn
 
@@ -15,7 +16,8 @@ from kernels_pallas import block2_scan, complex_scan, linear_scan, plstm_grid
 from paperlab.recurrence import affine
 from paperlab.recurrence.grid_blocks import Edges, Gates, sizes
 
-IMPL = "pallas"  # of kernels_pallas; tests set another one, which runs on a CPU
+IMPL = "pallas"  # what impl="pallas" means in kernels_pallas; tests set another one, which runs on a CPU
+IMPLEMENTATIONS = ("pallas", "interpret")
 NARROW = 32  # channels
 
 Arrays = tuple[Array, ...]
@@ -27,23 +29,25 @@ def pallas(name: str) -> NoReturn:
     raise ValueError(f"impl='pallas': kernels_pallas has no kernel for {name}; use impl='auto'")
 
 
-def linear(a: Any, b: Any, h0: Any, *, time: int, reverse: bool, starts: Array | None) -> tuple[Any, Any]:
+def linear(a: Any, b: Any, h0: Any, *, time: int, reverse: bool, starts: Array | None, impl: str) -> tuple[Any, Any]:
     """`linear_scan` on arrays, `complex_scan` on pairs of them, with the time axis at `time`.
 
     Args:
       starts: where a segment starts, with one axis for every axis of b, of size 1 where all share it.
+      impl: "pallas", or "interpret" for the same kernels run by an interpreter.
 
     Raises:
       ValueError: this device has no kernel, or the kernel refuses; with the reason.
     """
     if isinstance(b, tuple):
-        return _run(_complex, a, b, h0, time, 0, reverse, starts)
-    (h,), (last,) = _run(_real, (a,), (b,), None if h0 is None else (h0,), time, 0, reverse, starts)
+        return _run(partial(_complex, _meant(impl)), a, b, h0, time, 0, reverse, starts)
+    real = partial(_real, _meant(impl))
+    (h,), (last,) = _run(real, (a,), (b,), None if h0 is None else (h0,), time, 0, reverse, starts)
     return h, last
 
 
 def blocks(
-    A: Array, b: Array, h0: Array | None, *, time: int, reverse: bool, starts: Array | None
+    A: Array, b: Array, h0: Array | None, *, time: int, reverse: bool, starts: Array | None, impl: str
 ) -> tuple[Array, Array]:
     """`block_scan` for blocks of two variables: A [..., T, ..., 2, 2, n], b [..., T, ..., 2, n]. As `linear`."""
     A = A.reshape((1,) * (b.ndim + 1 - A.ndim) + A.shape)
@@ -52,7 +56,8 @@ def blocks(
     if starts is not None:  # no axis for the variables yet
         starts = jnp.expand_dims(starts, (time + 1, time + 2))
         starts = starts.reshape(*starts.shape, *(1,) * (A.ndim - starts.ndim))
-    (h,), (last,) = _run(_block2, (A,), (jnp.moveaxis(b, -2, time + 1),), state, time, 1, reverse, starts)
+    block2 = partial(_block2, _meant(impl))
+    (h,), (last,) = _run(block2, (A,), (jnp.moveaxis(b, -2, time + 1),), state, time, 1, reverse, starts)
     return jnp.moveaxis(h, time + 1, -2), jnp.moveaxis(last, time, -2)
 
 
@@ -127,15 +132,19 @@ def _coefficient(a: Array, shape: tuple[int, ...], time: int, own: int) -> Array
     return a.reshape(prod(lead), *inner, prod(trail))
 
 
-def _real(a: Arrays, b: Arrays, h0: Arrays | None, reverse: bool) -> tuple[Arrays, Arrays]:
-    h, last = linear_scan(a[0], b[0], h0[0] if h0 else None, reverse=reverse, impl=IMPL)
+def _meant(impl: str) -> str:
+    return IMPL if impl == "pallas" else impl
+
+
+def _real(impl: str, a: Arrays, b: Arrays, h0: Arrays | None, reverse: bool) -> tuple[Arrays, Arrays]:
+    h, last = linear_scan(a[0], b[0], h0[0] if h0 else None, reverse=reverse, impl=impl)
     return (h,), (last,)
 
 
-def _complex(a: Arrays, b: Arrays, h0: Arrays | None, reverse: bool) -> tuple[Arrays, Arrays]:
-    return complex_scan(*a, *b, *(h0 or (None, None)), reverse=reverse, impl=IMPL)
+def _complex(impl: str, a: Arrays, b: Arrays, h0: Arrays | None, reverse: bool) -> tuple[Arrays, Arrays]:
+    return complex_scan(*a, *b, *(h0 or (None, None)), reverse=reverse, impl=impl)
 
 
-def _block2(a: Arrays, b: Arrays, h0: Arrays | None, reverse: bool) -> tuple[Arrays, Arrays]:
-    h, last = block2_scan(a[0], b[0], h0[0] if h0 else None, reverse=reverse, impl=IMPL)
+def _block2(impl: str, a: Arrays, b: Arrays, h0: Arrays | None, reverse: bool) -> tuple[Arrays, Arrays]:
+    h, last = block2_scan(a[0], b[0], h0[0] if h0 else None, reverse=reverse, impl=impl)
     return (h,), (last,)

@@ -23,7 +23,7 @@ from paperlab.recurrence import affine, kernels
 from paperlab.recurrence.choice import fastest
 from paperlab.recurrence.orders import scan
 
-IMPLEMENTATIONS = ("auto", "sequential", "in_place", "associative", "chunked", "pallas")
+IMPLEMENTATIONS = ("auto", "sequential", "in_place", "associative", "chunked", "pallas", "interpret")
 
 Planes = tuple[Array, Array]
 
@@ -134,8 +134,8 @@ def _run(
 
         return fastest(op, shape[time], one.size // shape[time], run, (a, b, h0), segment_ids)
     starts = None if segment_ids is None else _starts(segment_ids, shape, time, reverse)
-    if impl == "pallas":
-        return kernels.linear(a, b, h0, time=time, reverse=reverse, starts=starts)
+    if impl in kernels.IMPLEMENTATIONS:
+        return kernels.linear(a, b, h0, time=time, reverse=reverse, starts=starts, impl=impl)
     wide = jnp.promote_types(dtype, jnp.float32)
     rest = shape[:time] + shape[time + 1 :]
     A = jax.tree.map(lambda x: x.astype(wide).reshape((1,) * (len(shape) - x.ndim) + x.shape), a)

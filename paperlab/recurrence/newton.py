@@ -29,7 +29,7 @@ from paperlab.recurrence.newton_cell import Cell, Solution, Solver
 from paperlab.recurrence.newton_loop import Trajectory, implicit, states_like, trajectory
 from paperlab.recurrence.newton_system import Reduction, System, apply, corrected, first_guess, largest
 
-IMPLEMENTATIONS = ("auto", "sequential", "associative", "chunked", "pallas")
+IMPLEMENTATIONS = ("auto", "sequential", "associative", "chunked", "pallas", "interpret")
 
 
 def newton_solve(
@@ -65,7 +65,8 @@ def newton_solve(
       guess: states [batch..., T, *cell.state] to start from, e.g. those of an earlier call; no gradient flows to it.
       impl: "auto" (the fastest measured for this backend, length and width), "sequential" (the step, T times), "associative" or
         "chunked" (how the linear recurrences are evaluated; "elk" has no "chunked" form), or "pallas" (the same by kernels, for
-        diagonal Jacobians and blocks of two; kernels_pallas.newton_gru and newton_lstm fuse whole solvers of two cells).
+        diagonal Jacobians and blocks of two; kernels_pallas.newton_gru and newton_lstm fuse whole solvers of two cells) or
+        "interpret" (those kernels run by an interpreter on any device, for tests).
       chunk: steps of a chunk, for "chunked".
       check: first compare the declared structure with derivatives (`check_cell`); outside jit only.
 
@@ -182,7 +183,7 @@ def _marked(cell: Cell, solver: Solver, found: Trajectory) -> Array:
 
 
 def _check_method(solver: Solver, impl: str) -> None:
-    if impl in ("chunked", "pallas") and solver.method in ("elk", "quasi_elk"):
+    if impl not in ("auto", "sequential", "associative") and solver.method in ("elk", "quasi_elk"):
         raise ValueError(f"impl={impl!r}: method={solver.method!r} has none; use impl='associative', with windows")
 
 

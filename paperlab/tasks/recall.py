@@ -5,12 +5,12 @@ Source: Zoology (arXiv 2312.04927); Figure 4 of arXiv 2312.06635.
 """
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from paperlab.data.synthetic import mqar
 from paperlab.limits import above, at_least
 from paperlab.tasks import language_modelling
+from paperlab.tasks._integers import IntegerTask
 
 DEFAULTS = {
     **language_modelling.DEFAULTS,
@@ -43,39 +43,18 @@ def check(config: Any) -> None:
     mqar.check(task.vocab_size, config.data.sequence_length, task.num_pairs, task.min_pairs, task.power)
 
 
-class Recall(language_modelling.LanguageModelling):
+class Recall(IntegerTask):
     """Language modelling on generated sequences of which only the answers are predicted."""
 
     @cached_property
     def vocab_size(self) -> int:
         return self.config.task.vocab_size
 
-    @property
-    def tokenizer(self) -> None:
-        """Tokens are integers; there is no text."""
-        return None
-
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
-        task, data = self.config.task, self.config.data
-        names = ("vocab_size", "num_pairs", "min_pairs", "power", "random_filler", "validation_examples")
-        return mqar.batches(
-            split,
-            batch_size=data.batch_size,
-            seed=data.shuffle_seed,
-            sequence_length=data.sequence_length,
-            process_index=process_index,
-            process_count=process_count,
-            **{name: task[name] for name in names},
-        )
+        names = ("vocab_size", "num_pairs", "min_pairs", "power", "random_filler")
+        options = {name: self.config.task[name] for name in names}
+        return self.batches(mqar.examples, split, process_index, process_count, **options)
 
-    def metrics(self, logits: Any, nll_BxT: Any, batch: dict) -> language_modelling.Metrics:
-        found = super().metrics(logits, nll_BxT, batch)
-        return {name: found[name] for name in ("loss", "accuracy")}
-
-    def summary(self) -> dict[str, Any]:
-        """Chance: one of the values."""
-        return {"baselines": {"chance_accuracy": 2 / self.vocab_size}}
-
-    def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
-        """Nothing to read in integers."""
-        return {}
+    def chance(self) -> float:
+        """One of the values."""
+        return 2 / self.vocab_size

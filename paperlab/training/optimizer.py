@@ -4,7 +4,10 @@
 
 `direction` is an optax transform without a learning rate, so that the rate can be logged, grouped by path, and differ
 between replicas under vmap. Weight decay is decoupled for every optimiser but "adam", which has none. Frozen parameters
-are taken out of the tree before differentiation: they have no gradient and no moments.
+are taken out of the tree before differentiation: they have no gradient and no moments. "lamb" (arXiv 1904.00962) scales the
+decayed direction of each layer to the norm of its parameters, those spared from decay left alone; layers that lie stacked on a
+leading axis (`config.optim.stacked`, rules on paths) have a norm each. With `config.optim.project`, rules
+"regex=bound", parameters are cut to -bound .. bound, entry by entry, after initialisation and after every update.
 """
 
 import math
@@ -25,12 +28,13 @@ Tree = Any
 
 class Optimizer(NamedTuple):
     """direction: optax transform over the trained leaves; schedule: step -> learning rate; trained: tree of bool;
-    multipliers: tree of float, one a leaf."""
+    multipliers: tree of float, one a leaf; bounds: the same, inf where a leaf has none."""
 
     direction: optax.GradientTransformation
     schedule: Callable[[jax.Array], jax.Array]
     trained: Tree
     multipliers: Tree
+    bounds: Tree
 
 
 DIRECTIONS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -41,6 +45,7 @@ DIRECTIONS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "radam": lambda o: optax.scale_by_radam(o.b1, o.b2, o.eps),
     "rmsprop": lambda o: optax.scale_by_rms(decay=o.b2, eps=o.eps),
     "adagrad": lambda o: optax.scale_by_rss(eps=o.eps),
+    "lamb": lambda o: optax.scale_by_adam(o.b1, o.b2, o.eps),
     "lion": lambda o: optax.scale_by_lion(o.b1, o.b2),
     "sgd": lambda o: optax.identity(),
     "momentum": lambda o: optax.trace(decay=o.b1),
@@ -60,7 +65,12 @@ def make_optimizer(optim: Any, steps: int, params: Tree) -> Optimizer:
         raise ConfigError("config.optim.freeze: every parameter is frozen, nothing is left to train")
     trained = paths.map_with_name(lambda name, _: name not in frozen, params)
     direction = optax.chain(*_transforms(optim, names, select(params, trained)))
-    return Optimizer(direction, make_schedule(optim, steps), trained, _multipliers(optim.lr_groups, params))
+    multipliers = _numbers(optim.lr_groups, params, "lr_groups", "regex=multiplier", "embedding$=0.1", 1.0)
+    bounds = _numbers(optim.project, params, "project", "regex=bound", "cell/a$=0.5", math.inf)
+    held = [name for name, bound in paths.flatten(bounds).items() if bound < math.inf and name in frozen]
+    if held:
+        raise ConfigError(f"config.optim.project: {held[0]!r} is frozen by config.optim.freeze and can't be projected")
+    return Optimizer(direction, make_schedule(optim, steps), trained, multipliers, bounds)
 
 
 def check_names(optim: Any) -> None:
@@ -79,7 +89,28 @@ def _transforms(optim: Any, names: list[str], trained: Tree) -> list[optax.Gradi
     if optim.weight_decay and optim.name != "adam":
         decayed = paths.map_with_name(lambda name, _: name not in spared, trained)
         transforms.append(optax.add_decayed_weights(optim.weight_decay, mask=decayed))
+    if optim.name == "lamb":
+        stacked = _named(optim.stacked, names, "config.optim.stacked", may_be_empty=OPTIM["stacked"])
+        layers = paths.map_with_name(
+            lambda name, _: "" if name in spared else "many" if name in stacked else "one", trained
+        )
+        transforms.append(_trust(layers))
     return transforms
+
+
+def _trust(layers: Tree) -> optax.GradientTransformation:
+    """A direction times |params| / |direction|: of the leaf ("one"), of each entry of its leading axis ("many"), or not ("")."""
+    ratio = optax.scale_by_trust_ratio()
+
+    def one(direction: jax.Array, params: jax.Array) -> jax.Array:
+        return ratio.update(direction, ratio.init(params), params)[0]
+
+    ways = {"": lambda direction, params: direction, "one": one, "many": jax.vmap(one)}
+
+    def update(directions: Tree, state: optax.EmptyState, params: Tree) -> tuple[Tree, optax.EmptyState]:
+        return jax.tree.map(lambda way, d, p: ways[way](d, p), layers, directions, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # type: ignore[arg-type]
 
 
 def _named(rules: Any, names: list[str], field: str, may_be_empty: Any = ()) -> set[str]:
@@ -89,21 +120,28 @@ def _named(rules: Any, names: list[str], field: str, may_be_empty: Any = ()) -> 
     return found
 
 
-def _multipliers(groups: Any, params: Tree) -> Tree:
-    """The first rule "regex=multiplier" that finds the path decides; 1 where none does."""
-    names, field = list(paths.flatten(params)), "config.optim.lr_groups"
+def _numbers(rules: Any, params: Tree, option: str, form: str, example: str, default: float) -> Tree:
+    """A number for every leaf: the first rule "regex=number" that finds the path decides; `default` where none does."""
+    names, field = list(paths.flatten(params)), f"config.optim.{option}"
     chosen: dict[str, float] = {}
-    for group in (groups,) if isinstance(groups, str) else groups:
-        rule, _, factor = group.rpartition("=")
+    for text in (rules,) if isinstance(rules, str) else rules:
+        rule, _, written = text.rpartition("=")
         try:
-            multiplier = float(factor)
+            number = float(written)
         except ValueError:
-            multiplier = math.nan
-        if not rule or not multiplier >= 0 or math.isinf(multiplier):
-            raise ConfigError(f"{field}: {group!r} is not of the form 'regex=multiplier', such as 'embedding$=0.1'")
+            number = math.nan
+        if not rule or not number >= 0 or math.isinf(number):
+            raise ConfigError(f"{field}: {text!r} is not of the form {form!r}, such as {example!r}")
         for name in paths.matches(rule, names, field):
-            chosen.setdefault(name, multiplier)
-    return paths.map_with_name(lambda name, _: chosen.get(name, 1.0), params)
+            chosen.setdefault(name, number)
+    return paths.map_with_name(lambda name, _: chosen.get(name, default), params)
+
+
+def project(optimizer: Optimizer, params: Tree) -> Tree:
+    """The nearest parameters within the bounds of `config.optim.project`."""
+    return jax.tree.map(
+        lambda p, bound: p if bound == math.inf else jnp.clip(p, -bound, bound), params, optimizer.bounds
+    )
 
 
 def make_schedule(optim: Any, steps: int) -> Callable[[jax.Array], jax.Array]:

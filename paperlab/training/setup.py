@@ -17,7 +17,7 @@ from paperlab.errors import ConfigError
 from paperlab.training import data, guard, memory, paths
 from paperlab.training.memory import local_bytes
 from paperlab.training.mesh import Placement, check_batch, make_mesh
-from paperlab.training.optimizer import Optimizer, make_optimizer, select
+from paperlab.training.optimizer import Optimizer, make_optimizer, project, select
 from paperlab.training.protocol import Batch, Task
 from paperlab.training.state import TrainState
 from paperlab.training.step import make_train_step
@@ -57,6 +57,7 @@ def abstract_state(config: Any, task: Task, batch: Batch) -> tuple[TrainState, O
 def initial_state(config: Any, task: Task, optimizer: Optimizer, key: jax.Array, batch: Batch) -> TrainState:
     """The state before step 0; pure, so that it can be jitted with shardings or vmapped over keys."""
     params, task_state = task.init(jax.random.fold_in(key, INIT), batch)
+    params = project(optimizer, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         data_index=jnp.zeros((), jnp.int32),

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from paperlab.training import guard, paths
-from paperlab.training.optimizer import Optimizer, merge, select
+from paperlab.training.optimizer import Optimizer, merge, project, select
 from paperlab.training.protocol import Batch, Metrics, Task, option
 from paperlab.training.state import TrainState
 
@@ -61,6 +61,7 @@ def make_train_step(
             "discarded_in_a_row": (seen.row.astype(jnp.float32), one),
         }
         ema = move_average(state.ema, params, ema_decay, state.step)
+        ema = None if ema is None else project(optimizer, ema)
         new = TrainState(state.step + 1, state.data_index + 1, params, task_state, opt_state, ema, seen)
         kept = state._replace(step=new.step, data_index=new.data_index, guard=seen)
         return guard.choose(counts, new, kept), {"loss": (loss, weight), **metrics, **own}
@@ -113,7 +114,7 @@ def update(optimizer: Optimizer, grads: Tree, state: TrainState, lr_scale: Any) 
     rate = optimizer.schedule(state.step) * lr_scale
     multipliers = select(optimizer.multipliers, optimizer.trained)
     moved = jax.tree.map(lambda p, d, m: (p - rate * m * d).astype(p.dtype), trained, direction, multipliers)
-    return merge(moved, state.params), opt_state, rate
+    return project(optimizer, merge(moved, state.params)), opt_state, rate
 
 
 def move_average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree:

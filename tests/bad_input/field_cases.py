@@ -50,6 +50,8 @@ CASES: dict[str, Case] = {
     "freeze by half a list": one('optim.freeze=["a', "not a list"),
     "lr_groups without a factor": one("optim.lr_groups=embedding$", "'regex=multiplier'"),
     "lr_groups words": one("optim.lr_groups=embedding$=slow", "'regex=multiplier'"),
+    "project without a bound": one("optim.project=embedding$", "'regex=bound'"),
+    "project nothing": one("optim.project=embeding$=1", "matches no parameter"),
     "decay_exclude": one("optim.decay_exclude=embeding", "matches no parameter"),
     # evaluation, checkpoints, profile
     "split misspelt": one("evaluators.val.split=validaton", "did you mean 'validation'?"),

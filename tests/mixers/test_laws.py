@@ -21,6 +21,22 @@ ROWS = {
         {"gate": "none", "feature_map": "elu+1", "use_output_gate": False, "norm_affine": False},
         {"gate_beta": True, "norm": "none", "gate_low_rank": 0, "expand_k": 1.0, "weight_init": "xavier"},
     ],
+    "pararnn": [
+        {},
+        {"cell": "lstm", "mode": "parallel", "iterations": 12},
+        {"cell": "linear", "mode": "parallel", "reduction": "chunked", "chunk": 4, "gate": False, "expand": 2.0},
+        {"cell": "elman", "mode": "parallel", "method": "quasi", "iterations": 12, "short_conv": False},
+        {"cell": "heads", "mode": "parallel", "iterations": 12, "window": 5, "bare": True},
+        {"cell": "lstm", "mode": "parallel_fused", "iterations": 12, "init_style": "paper"},
+        {"cell": "gru", "mode": "parallel_kernel", "impl": "interpret", "iterations": 12, "nonlinearity": "silu"},
+    ],
+    "plstm": [
+        {},
+        {"JT": 1, "JV": 1, "JO": 1, "gate_inputs": "T", "levels": 2},
+        {"JT": 2, "JK": 2, "JV": 1, "JQ": 2, "JO": 2, "DK": 3, "orthogonal": "householder", "impl": "hierarchical"},
+        {"JT": 2, "JV": 2, "JO": 1, "orthogonal": "qr", "symmetric": True, "conv_inputs": "QKV", "impl": "sequential"},
+        {"JT": 1, "JV": 2, "JO": 2, "eigenvalues": "expexp", "short_conv": False, "passthrough": False, "norm": False},
+    ],
     "attention": [{}, {"window": 5, "kv_heads": 2, "bias": True}, {"position": "learned", "max_positions": 12}],
 }
 CASES = [(name, row) for name in names("mixers") for row in ROWS.get(name, [{}])]

@@ -40,6 +40,8 @@ def _run(model, params, tokens, inputs):
 
 
 HYBRID = build(hybrid="gla,attention", mixers={"attention": {"window": 4}, "gla": {"short_conv": True}})
+RECURRENT = build(mixer="pararnn", residual_scale=True, mixers={"pararnn": {"mode": "parallel", "iterations": 10}})
+both_models = pytest.mark.parametrize("model", [HYBRID, RECURRENT], ids=["hybrid", "recurrent"])
 
 
 def test_layers_run_in_order_with_their_own_weights():
@@ -53,25 +55,27 @@ def test_layers_run_in_order_with_their_own_weights():
     assert HYBRID.layer_names() == ("gla", "attention", "gla")
 
 
-def test_step_by_step_and_split_equal_whole():
-    whole, last = run(HYBRID, state=HYBRID.zero_state(B, T))
-    close(run(HYBRID)[0], whole)
-    left, carried = run(HYBRID, TOKENS[:, :5], state=HYBRID.zero_state(B, T))
-    right, end = run(HYBRID, TOKENS[:, 5:], state=carried)
+@both_models
+def test_step_by_step_and_split_equal_whole(model):
+    whole, last = run(model, state=model.zero_state(B, T))
+    close(run(model)[0], whole)
+    left, carried = run(model, TOKENS[:, :5], state=model.zero_state(B, T))
+    right, end = run(model, TOKENS[:, 5:], state=carried)
     close(jnp.concatenate([left, right], 1), whole)
-    step = jax.jit(partial(HYBRID.apply, method="step"), compiler_options=QUICK)
-    state = HYBRID.zero_state(B, T)
+    step = jax.jit(partial(model.apply, method="step"), compiler_options=QUICK)
+    state = model.zero_state(B, T)
     for i in range(T):
-        logits, state = step(parameters(HYBRID), TOKENS[:, i], state, jnp.full((B,), i))
+        logits, state = step(parameters(model), TOKENS[:, i], state, jnp.full((B,), i))
         close(logits, whole[:, i])
     for other in (end, state):
         jax.tree.map(close, other, last)
 
 
-def test_packed_equals_separate():
+@both_models
+def test_packed_equals_separate(model):
     ids = jnp.broadcast_to(jnp.arange(T) // 5, (B, T))
-    packed, _ = run(HYBRID, segment_ids=ids, positions=jnp.broadcast_to(jnp.arange(T) % 5, (B, T)))
-    close(packed, jnp.concatenate([run(HYBRID, TOKENS[:, :5])[0], run(HYBRID, TOKENS[:, 5:])[0]], 1))
+    packed, _ = run(model, segment_ids=ids, positions=jnp.broadcast_to(jnp.arange(T) % 5, (B, T)))
+    close(packed, jnp.concatenate([run(model, TOKENS[:, :5])[0], run(model, TOKENS[:, 5:])[0]], 1))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,31 @@ def test_dropout_acts_where_a_key_is_given_and_differs_by_layer():
     assert not jnp.array_equal(a, still)
 
 
+def test_the_residual_stream_can_be_scaled_by_learned_vectors():
+    """They start at one, as if there were none; a zero cuts off all that came before."""
+    layer = jax.tree.map(lambda a: a[0], parameters(RECURRENT)["params"]["blocks"]["pararnn"])
+    x = jax.random.normal(jax.random.key(2), (B, T, 16))
+
+    @partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+    def output(model, mixer, ffn, x):
+        scales = {"mixer_residual_scale": mixer * jnp.ones(16), "ffn_residual_scale": ffn * jnp.ones(16)}
+        kept = {**layer, **scales} if model is RECURRENT else {k: a for k, a in layer.items() if k not in scales}
+        return model.block("pararnn").apply({"params": kept}, x)[0]
+
+    plain = build(mixer="pararnn", mixers={"pararnn": {"mode": "parallel", "iterations": 10}})
+    close(output(RECURRENT, 1.0, 1.0, x), output(plain, 1.0, 1.0, x))
+    mixed, _ = RECURRENT.block("pararnn").mixer.apply(
+        {"params": layer["mixer"]},
+        x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * layer["mixer_norm"]["scale"],
+    )
+    close(output(RECURRENT, 2.0, 0.0, x) - output(RECURRENT, 2.0, -1.0, x), 2 * x + mixed)
+    started = jax.jit(RECURRENT.init, compiler_options=QUICK)(jax.random.key(0), TOKENS[:1, :2])["params"]["blocks"][
+        "pararnn"
+    ]
+    assert jnp.all(started["mixer_residual_scale"] == 1)
+    assert started["ffn_residual_scale"].shape == (3, 16)
+
+
 def test_every_layer_shows_its_gates():
     _, shown = jax.jit(partial(HYBRID.apply, mutable=["intermediates"]))(parameters(HYBRID), TOKENS)
     (gla,) = shown["intermediates"]["gla"]
@@ -161,7 +190,7 @@ def test_initialisation():
 
 @pytest.mark.parametrize("options", [{}, {"tie_embeddings": False}])
 def test_sharding_rules_reach_every_matrix(options):
-    model = build(hybrid="gla,attention", mixers={"gla": {"gate_beta": True}}, **options)
+    model = build(hybrid="gla,attention,pararnn", mixers={"gla": {"gate_beta": True}}, **options)
     rules = model.sharding()
     flat = jax.tree_util.tree_flatten_with_path(parameters(model))[0]
     paths = {jax.tree_util.keystr(p, simple=True, separator="/"): a for p, a in flat}
@@ -198,6 +227,7 @@ def test_made_from_a_config_and_from_plain_dicts_alike():
         ({}, {"gla": {"gates": 1}}, "mixers.gla: .*gates"),
         ({"mixer": "attention", "heads": 16}, {}, "even number of channels"),
         ({"mixer": "attention"}, {"attention": {"position": "sine"}}, "config.mixers.attention.position='sine'"),
+        ({"mixer": "pararnn"}, {"pararnn": {"bare": True, "expand": 2.0}}, "config.mixers.pararnn: it puts out 32"),
         ({"depth": 0}, {}, "model.depth=0"),
         ({"hybrid": "gla,,gla"}, {}, "model.hybrid"),
     ],

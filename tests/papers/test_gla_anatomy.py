@@ -156,7 +156,7 @@ def test_every_picture_is_drawn_by_the_table_above():
         for name, thing in vars(module).items()
         if callable(thing) and thing.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert public - set(DRAWN) == {"in_style", "new_figure", "letter_ticks", "plain_ticks", "visible"}
+    assert public - set(DRAWN) == {"letter_ticks", "visible"}
 
 
 def test_what_is_not_finite_is_a_cross_and_what_was_not_run_a_gap():

@@ -55,7 +55,7 @@ def test_levels_equal_edge_by_edge_equal_every_path(seed):
         T, b = rng.normal(size=(len(arcs), 2)), rng.normal(size=(len(edges), 2, 3))
         want = by_paths(T, b, arcs)
         plan = dag.schedule(len(edges), arcs)
-        for impl in ("levels", "sequential"):
+        for impl in ("levels", "sequential", "hierarchical"):
             got = jax.jit(partial(dag.dag_scan, impl=impl))(T, b, plan, arcs)
             np.testing.assert_allclose(got, want, atol=1e-11 * max(1, np.abs(want).max()))
 
@@ -72,11 +72,13 @@ def test_gradients_and_second_gradients_equal_edge_by_edge(nodes, share):
             return (dag.dag_scan(T, b, plan, arcs, impl=impl) ** 2 * weight).sum()
 
         grad = jax.jit(jax.grad(value, argnums=(0, 1)), static_argnums=2)
-        jax.tree.map(
-            partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), grad(T, b, "levels"), grad(T, b, "sequential")
-        )
+        for impl in ("levels", "hierarchical"):
+            jax.tree.map(
+                partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), grad(T, b, impl), grad(T, b, "sequential")
+            )
         curvature = jax.jit(jax.grad(lambda T, impl: (jax.grad(value)(T, b, impl) ** 2).sum()), static_argnums=1)
-        np.testing.assert_allclose(curvature(T, "levels"), curvature(T, "sequential"), rtol=1e-8, atol=1e-8)
+        for impl in ("levels", "hierarchical"):
+            np.testing.assert_allclose(curvature(T, impl), curvature(T, "sequential"), rtol=1e-8, atol=1e-8)
 
 
 def test_a_batch_is_a_union_and_padding_changes_nothing():
@@ -96,6 +98,32 @@ def test_a_batch_is_a_union_and_padding_changes_nothing():
         alone = dag.dag_scan(T[ours], b[mine], dag.schedule(len(own), joints), joints)
         np.testing.assert_allclose(whole[mine], alone, rtol=1e-5, atol=1e-6)
         first_edges, first_arcs = mine.stop, ours.stop
+
+
+@pytest.mark.parametrize("impl", ["sequential", "levels", "hierarchical"])
+def test_padded_arrays_change_nothing_and_have_no_gradient(impl):
+    edges, rng = random_graph(8, 0.5, 3)
+    arcs = dag.arcs_of(edges)
+    E, L, level = len(edges), len(arcs), dag.levels(len(edges), arcs)
+    T, b = rng.normal(size=(L + 5, 2)).astype(np.float32), rng.normal(size=(E + 3, 2, 4)).astype(np.float32)
+    padded = np.concatenate([arcs, np.full((5, 2), E + 3)])
+    room = {"depth": 12, "width": E, "fan": L, "room": (E + 3, L + 5)}
+    turned = arcs[:, ::-1]
+    plan = dag.Schedule(dag.order(level, arcs, **room), dag.order(dag.levels(E, turned), turned, **room))
+    weight = rng.normal(size=(E, 2, 4))
+
+    def value(T, b, plan, arcs):
+        C = dag.dag_scan(T, b, plan, arcs, impl=impl)[:E]
+        return (C * weight).sum(), C
+
+    plain = dag.schedule(E, arcs)
+    (dT, db), C = jax.grad(value, (0, 1), has_aux=True)(T, b, plan, padded)
+    (wanted_dT, wanted_db), wanted = jax.grad(value, (0, 1), has_aux=True)(T[:L], b[:E], plain, arcs)
+    np.testing.assert_allclose(C, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dT[:L], wanted_dT, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(db[:E], wanted_db, rtol=1e-4, atol=1e-4)
+    assert not np.asarray(dT[L:]).any()
+    assert not np.asarray(db[E:]).any()
 
 
 def test_one_program_serves_all_graphs_of_a_size():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paperlab.errors import ConfigError
-from paperlab.training.optimizer import DIRECTIONS, make_optimizer, make_schedule, merge, select
+from paperlab.training.optimizer import DIRECTIONS, make_optimizer, make_schedule, merge, project, select
 from tests.training.tiny_task import tiny_config
 
 SCHEDULES = ["cosine", "linear", "constant", "rsqrt"]
@@ -66,6 +66,9 @@ def test_every_optimiser_descends(name):
         ("lr_groups", ("kernel",), "'kernel' is not of the form 'regex=multiplier'"),
         ("lr_groups", ("kernel=-1",), "not of the form"),
         ("lr_groups", ("kernel=nan",), "not of the form"),
+        ("project", ("kernal$=1",), r"config.optim.project: 'kernal\$' matches no parameter; nearest: block/q/kernel"),
+        ("project", ("kernel=-1",), "'kernel=-1' is not of the form 'regex=bound', such as"),
+        ("project", ("kernel",), "not of the form 'regex=bound'"),
         ("decay_exclude", ("embeding",), "config.optim.decay_exclude: 'embeding' matches no parameter"),
         ("freeze", ("(",), "not a regular expression"),
         ("freeze", (".",), "every parameter is frozen"),
@@ -79,8 +82,48 @@ def test_what_cannot_be_meant_is_refused_by_name(field, value, message):
         make_optimizer(optim, 10, PARAMS)
 
 
+def test_what_is_frozen_cannot_be_projected():
+    optim = tiny_config(optim__project=("kernel=1",), optim__freeze=("q/kernel",)).optim
+    with pytest.raises(ConfigError, match=r"config.optim.project: 'block/q/kernel' is frozen"):
+        make_optimizer(optim, 10, PARAMS)
+
+
+def test_projection_cuts_what_the_first_rule_names_and_nothing_else():
+    optimizer = make_optimizer(tiny_config(optim__project=("bias=0.25", "q=0.5")).optim, 10, PARAMS)
+    found = project(optimizer, jax.tree.map(lambda p: -3 * p, PARAMS))["block"]
+    np.testing.assert_array_equal(found["q"]["kernel"], -0.5)
+    np.testing.assert_array_equal(found["q"]["bias"], -0.25)
+    np.testing.assert_array_equal(found["norm"]["scale"], -3)
+
+
 def test_default_exclusions_may_find_nothing():
     assert make_optimizer(tiny_config().optim, 10, {"w": jnp.ones(3)}) is not None
+
+
+def test_lamb_steps_by_the_norm_of_each_layer_whether_or_not_they_lie_stacked():
+    layers = [jax.random.normal(jax.random.key(i), (3, 4)) * 4.0**i for i in range(2)]
+    slopes = [jax.random.normal(jax.random.key(9 - i), (3, 4)) for i in range(2)]
+    optim = tiny_config(optim__name="lamb", optim__weight_decay=0.1, optim__clip=0.0).optim
+
+    def direction(params, grads):
+        optimizer = make_optimizer(optim, 10, params)
+        return optimizer.direction.update(grads, optimizer.direction.init(params), params)[0]
+
+    def tree(values, bias):
+        return {"blocks": {"kernel": values, "bias": bias}}
+
+    biases = jnp.arange(8.0).reshape(2, 4)
+    stacked = direction(tree(jnp.stack(layers), biases), tree(jnp.stack(slopes), biases))["blocks"]
+    for i in range(2):
+        np.testing.assert_allclose(jnp.linalg.norm(stacked["kernel"][i]), jnp.linalg.norm(layers[i]), rtol=1e-5)
+        adam = jnp.sign(slopes[i]) + 0.1 * layers[i]
+        np.testing.assert_allclose(
+            stacked["kernel"][i] / jnp.linalg.norm(stacked["kernel"][i]), adam / jnp.linalg.norm(adam), atol=1e-5
+        )
+    np.testing.assert_allclose(stacked["bias"], jnp.sign(biases), atol=1e-5)
+    plain = {"layer": layers[0]}
+    alone = direction(plain, {"layer": slopes[0]})["layer"]
+    np.testing.assert_allclose(alone, stacked["kernel"][0], rtol=1e-5)
 
 
 def test_select_and_merge_are_inverse():

@@ -55,6 +55,25 @@ def test_mutable_state_is_threaded_through_micro_batches():
     assert float(metrics["worst"][1]) == 4
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_projected_parameters_and_their_average_never_leave_the_bound(name):
+    """Every step is the free one and then a cut, from the first state on; other leaves are those of a run without bounds."""
+    free, start = stepper(optim__name=name, optim__lr=0.5, train__ema_decay=0.9)
+    held, state = stepper(optim__name=name, optim__lr=0.5, train__ema_decay=0.9, optim__project=("hidden/kernel=0.3",))
+    assert jnp.abs(start.params["hidden"]["kernel"]).max() > 0.5
+    np.testing.assert_array_equal(
+        state.params["hidden"]["kernel"], jnp.clip(start.params["hidden"]["kernel"], -0.3, 0.3)
+    )
+    for index in range(4):
+        want = free(state, draw(index), KEY)[0].params
+        state = held(state, draw(index), KEY)[0]
+        want["hidden"]["kernel"] = jnp.clip(want["hidden"]["kernel"], -0.3, 0.3)
+        assert_close(state.params, want)
+        for tree in (state.params, state.ema):
+            assert jnp.abs(tree["hidden"]["kernel"]).max() <= jnp.float32(0.3)
+    assert (jnp.abs(state.params["hidden"]["kernel"]) == jnp.float32(0.3)).any()
+
+
 def test_known_answer_of_one_plain_gradient_step():
     step, state = stepper(optim__name="sgd", optim__weight_decay=0.0, optim__clip=0.0, optim__schedule="constant")
     batch, task = draw(1), TinyTask()

@@ -9,17 +9,15 @@ are random tokens (any of V, as in the paper's code), or 0.
 Example i of a split is a function of (seed, split, i): random numbers come from hashing counters, not from a generator.
 """
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paperlab.data.synthetic import addressed
 from paperlab.errors import ConfigError
 
 if TYPE_CHECKING:
     import grain
-
-SPLITS = ("train", "validation")
 
 
 def examples(
@@ -49,27 +47,19 @@ def examples(
       int32 and float32 arrays; weights are 1 at the queries and 0 elsewhere, where targets are 0; bytes are 0.
     """
     check(vocab_size, sequence_length, num_pairs, min_pairs, power)
-    indices_B = np.asarray(indices_B, np.uint64)
     B, T = len(indices_B), sequence_length
-    streams_B = _mix(indices_B + _mix(np.array([seed % 2**64], np.uint64)))
+    streams_B = addressed.streams(indices_B, seed)
     pairs_B = np.full(B, num_pairs)
     if min_pairs:
-        pairs_B = min_pairs + (_uniform(streams_B, 1, 0)[:, 0] * (num_pairs - min_pairs + 1)).astype(int)
+        pairs_B = min_pairs + (addressed.uniform(streams_B, 1, 0)[:, 0] * (num_pairs - min_pairs + 1)).astype(int)
     tokens_BxT = np.zeros((B, T), np.int32)
     if random_filler:
-        tokens_BxT = (_uniform(streams_B, T, 1) * vocab_size).astype(np.int32)
+        tokens_BxT = (addressed.uniform(streams_B, T, 1) * vocab_size).astype(np.int32)
     targets_BxT, weights_BxT = np.zeros((B, T), np.int32), np.zeros((B, T), np.float32)
     for P in np.unique(pairs_B):
         rows = np.flatnonzero(pairs_B == P)
         _write(tokens_BxT, targets_BxT, weights_BxT, rows, streams_B[rows], int(P), vocab_size, power)
-    return {
-        "tokens": tokens_BxT,
-        "targets": targets_BxT,
-        "weights": weights_BxT,
-        "segment_ids": np.zeros((B, T), np.int32),
-        "positions": np.broadcast_to(np.arange(T, dtype=np.int32), (B, T)).copy(),
-        "bytes": np.zeros((B, T), np.float32),
-    }
+    return addressed.packed(tokens_BxT, targets_BxT, weights_BxT > 0)
 
 
 def batches(
@@ -91,18 +81,15 @@ def batches(
       seed, task: as in `examples`.
       process_index, process_count: p and P.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
-    if batch_size < 1 or batch_size % process_count:
-        raise ConfigError(f"config.data.batch_size={batch_size}: give a positive multiple of {process_count} processes")
-    import grain
-
-    seed_of_split = 2 * seed + SPLITS.index(split)
-    rows = np.arange(batch_size)[process_index * batch_size // process_count :][: batch_size // process_count]
-    examples(rows[:1], seed=seed_of_split, **task)  # type: ignore[arg-type]
-    length = sys.maxsize if split == "train" else -(-validation_examples // batch_size)
-    return grain.MapDataset.range(length).map(
-        lambda i: examples(i * batch_size + rows, seed=seed_of_split, **task)  # type: ignore[arg-type]
+    return addressed.batches(
+        examples,
+        split,
+        batch_size=batch_size,
+        validation_examples=validation_examples,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        **task,
     )
 
 
@@ -134,23 +121,9 @@ def _distinct(streams_B: np.ndarray, odds_N: np.ndarray, count: int, lane: int) 
 
     The order of arrival of N exponential clocks with rates `odds_N` (Efraimidis and Spirakis 2006).
     """
-    clocks = -np.log1p(-_uniform(streams_B, len(odds_N), lane)) / odds_N
+    clocks = -np.log1p(-addressed.uniform(streams_B, len(odds_N), lane)) / odds_N
     first = np.argpartition(clocks, count - 1, axis=1)[:, :count] if count < len(odds_N) else np.argsort(clocks, axis=1)
     return np.take_along_axis(first, np.argsort(np.take_along_axis(clocks, first, 1), axis=1), axis=1)
-
-
-def _uniform(streams_B: np.ndarray, count: int, lane: int) -> np.ndarray:
-    """Uniform numbers in [0, 1): float64 [B, count], a function of the stream, the lane and the column."""
-    counters = np.arange(count, dtype=np.uint64) + np.uint64(lane << 32)
-    return (_mix(streams_B[:, None] + _mix(counters)) >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64, the finaliser."""
-    x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def check(vocab_size: int, sequence_length: int, num_pairs: int, min_pairs: int, power: float) -> None:

@@ -1,6 +1,6 @@
 """Charts of GLA: what its forms cost, where one of them fails, what decoding holds, what the gate is worth.
 
-Every function takes measurements, draws one titled and labelled figure with pyplot and returns it, in the style of `pictures.py`.
+Every function takes measurements, draws one titled and labelled figure with pyplot and returns it (style: `paperlab.figures`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from paperlab.papers.gla.pictures import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    PURPLE,
-    VERMILION,
-    in_style,
-    new_figure,
-    plain_ticks,
-)
+from paperlab.figures import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, VERMILION, in_style, new_figure, plain_ticks
 
 
 @in_style

@@ -1,58 +1,22 @@
 """Pictures of a trained GLA: what it learned, keeps and forgets.
 
-Every function takes arrays (those of `anatomy.py`), draws one titled and labelled figure with pyplot and returns it. Colours are
-those of Okabe and Ito, or maps that print well and read without colour vision. `charts.py` has costs and comparisons.
+Every function takes arrays (those of `anatomy.py`), draws one titled and labelled figure with pyplot and returns it. Maps
+print well and read without colour vision; the style is `paperlab.figures`. `charts.py` has costs and comparisons.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
+from paperlab.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, in_style, new_figure, plain_ticks
 from paperlab.papers.gla.anatomy import half_lives
 
-BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-INK, GREY, PALE = "#222222", "#8a8f98", "#B8C4D6"
 LAYERS = (SKY, ORANGE, GREEN, PURPLE, BLUE, VERMILION)
 SYMBOLS = {"\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", " ": "\N{OPEN BOX}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 130,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
-
-
-def in_style[**P](draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws with the settings of STYLE, and leaves the caller's alone."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **options: P.kwargs) -> Figure:
-        with plt.rc_context(STYLE):
-            return draw(*args, **options)
-
-    return styled
-
-
-def new_figure(title: str, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """`plt.subplots` in the style of this room, the title at the left."""
-    figure, axes = plt.subplots(rows, columns, **options)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
-    return figure, axes
 
 
 def visible(text: str) -> list[str]:
@@ -64,12 +28,6 @@ def letter_ticks(axis: Any, text: str) -> None:
     """The characters of `text` along the x axis."""
     axis.set_xticks(range(len(text)), visible(text), family="monospace", fontsize=8)
     axis.tick_params(axis="x", length=0, pad=2)
-
-
-def plain_ticks(axis: Any) -> None:
-    """16, 256, 4096 instead of powers of ten."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.15g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 @in_style
