@@ -69,12 +69,12 @@ class Block(nn.Module):
         mixed = self.mixer.read(
             self.mixer_norm(x_BxkxD), memory, positions=positions, times=times, segment_ids=segment_ids
         )
-        return self._feed_forward(x_BxkxD + self._dropped(mixed))
+        return self._feed_forward(_scaled(x_BxkxD, self.mixer_residual) + self._dropped(mixed))
 
     def read_step(self, x_BxD: Array, state: Any, position_B: Array | None = None) -> tuple[Array, Any]:
         """One token that reads a cache in which it stands already; the cache stays as it is."""
         mixed = self.mixer.read_step(self.mixer_norm(x_BxD), state, position_B)
-        return self._feed_forward(x_BxD + mixed), state
+        return self._feed_forward(_scaled(x_BxD, self.mixer_residual) + mixed), state
 
     def _feed_forward(self, y: Array) -> Array:
         return _scaled(y, self.ffn_residual) + self._dropped(self.ffn(self.ffn_norm(y)))
