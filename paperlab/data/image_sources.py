@@ -103,7 +103,7 @@ class Shapes(Generated):
 class Arrow(Generated):
     classes, channels, native, slow = 2, 3, 192, True
     smallest = arrow_pointing.smallest_size(arrow_pointing.Canvas())
-    class_names = ("misses", "points at it")
+    class_names = ("misses", "hits")
 
     @staticmethod
     def make(seed: int, index: int, size: int) -> tuple[np.ndarray, int]:
@@ -119,6 +119,11 @@ class ArrowTokens(Generated):
     def make(seed: int, index: int, size: int) -> tuple[np.ndarray, int]:
         """(float32 [size, size, 4], label)."""
         return arrow_pointing.token_example(seed, index, size)[:2]
+
+    @staticmethod
+    def picture(grid: np.ndarray) -> np.ndarray:
+        """What a grid of tokens looks like."""
+        return arrow_pointing.token_picture(grid)
 
 
 class Folder:

@@ -179,7 +179,7 @@ def _joined(parts: list[np.ndarray], trailing: tuple[int, ...] = (2,)) -> np.nda
 
 
 def _padded(parts: list[np.ndarray], shape: tuple[int, ...], fill: int, dtype: type = np.int32) -> np.ndarray:
-    whole = np.full(shape, fill, dtype)
+    whole: np.ndarray = np.full(shape, fill, dtype)
     if parts:
         joined = np.concatenate(parts)
         whole[: len(joined)] = joined

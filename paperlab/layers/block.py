@@ -31,16 +31,17 @@ class Block(nn.Module):
     residual_scale: bool = False
 
     def setup(self) -> None:
-        if self.residual_scale:
-            ones, shape = nn.initializers.ones, (self.width,)
-            self.mixer_residual = self.param("mixer_residual_scale", ones, shape, jnp.float32)
-            self.ffn_residual = self.param("ffn_residual_scale", ones, shape, jnp.float32)
-        else:
-            self.mixer_residual = self.ffn_residual = None
+        self.mixer_residual = self._residual("mixer_residual_scale")
+        self.ffn_residual = self._residual("ffn_residual_scale")
         self.mixer_norm = RMSNorm(self.norm_eps)
         self.ffn_norm = RMSNorm(self.norm_eps)
         self.ffn = SwiGLU(self.width, self.ffn_width, self.dtype, self.init_std)
         self.drop = nn.Dropout(self.dropout)
+
+    def _residual(self, name: str) -> Array | None:
+        if not self.residual_scale:
+            return None
+        return self.param(name, nn.initializers.ones, (self.width,), jnp.float32)
 
     def __call__(
         self,

@@ -83,8 +83,19 @@ def run_cell(
     solver = replace(how.solver, iterations=1) if made.linear and how.solver == _fixed(how.solver) else how.solver
 
     def run(x: Array, h0: Array, segment_ids: Array | None) -> Applied:
-        ways = {"impl": impl, "chunk": how.chunk, "check": how.check and not _traced(params, x, h0)}
-        found = newton_solve(made.cell, params, x, h0[:, 0], solver=solver, axis=1, segment_ids=segment_ids, **ways)
+        check = how.check and not _traced(params, x, h0)
+        found = newton_solve(
+            made.cell,
+            params,
+            x,
+            h0[:, 0],
+            solver=solver,
+            axis=1,
+            segment_ids=segment_ids,
+            impl=impl,
+            chunk=how.chunk,
+            check=check,
+        )
         return Applied(found.outputs, found.last, found.iterations, found.residual)
 
     if impl in ("pallas", "interpret"):

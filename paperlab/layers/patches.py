@@ -55,7 +55,7 @@ class PositionEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         if self.has_variable("params", "table"):
-            table = self.get_variable("params", "table")
+            table: Array = self.get_variable("params", "table")
         else:
             table = self.param("table", nn.initializers.normal(self.init_std), x.shape[1:], jnp.float32)
         return x + resized(table, (x.shape[1], x.shape[2])).astype(x.dtype)

@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
     def setup(self) -> None:
         self.mixer_norm, self.ffn_norm = NORMS[self.norm](self.norm_eps), NORMS[self.norm](self.norm_eps)
         if self.gated:
-            self.ffn = SwiGLU(self.width, self.ffn_width, self.dtype, self.init_std)
+            self.ffn: SwiGLU | MLP = SwiGLU(self.width, self.ffn_width, self.dtype, self.init_std)
         else:
             self.ffn = MLP(self.width, self.ffn_width, self.activation, self.bias, self.dtype, self.init_std)
         if self.layer_scale:

@@ -63,7 +63,8 @@ State = dict[str, Array]
 
 class Mixer(nn.Module):
     """Options:
-    cell: a file of paperlab/layers/cells ("gru", "lstm", "linear", "elman", "heads"), or the path of your own ending in ".py".
+    cell: a file of paperlab/layers/cells ("gru", "lstm", "linear", "elman", "heads"), or the path of your own ending in ".py". A
+      run knows the path and not what was in the file: give a changed cell another name.
     nonlinearity, output_nonlinearity: of cells that take them (ParaGRU's and ParaLSTM's candidate; ParaLSTM's output).
     expand, state_width: channels of the state, as a multiple of the width or (not 0) as a number.
     mode: "auto" (the fastest for this device), "sequential", "parallel", "parallel_kernel", "parallel_fused": layers/cell_modes.py.
@@ -143,8 +144,15 @@ class Mixer(nn.Module):
     @nn.nowrap
     def how(self) -> How:
         """Mode and solver."""
-        bounds = {name: getattr(self, name) or None for name in ("iterations", "tolerance", "relative", "window")}
-        solver = Solver(self.method, damping=self.damping, trust=self.trust, **bounds)
+        solver = Solver(
+            self.method,
+            iterations=self.iterations or None,
+            tolerance=self.tolerance or None,
+            relative=self.relative or None,
+            damping=self.damping,
+            trust=self.trust,
+            window=self.window or None,
+        )
         return How(self.mode, solver, self.reduction, self.chunk, self.impl, self.verify)
 
     @nn.nowrap

@@ -214,8 +214,7 @@ class Mixer(nn.Module):
             raise ConfigError(f"config.mixers.plstm.{error}") from error
         y = self._output(jnp.moveaxis(o, 1, 2), through)
         if self.is_mutable_collection("intermediates") and not self.is_initializing():
-            for name, gate in zip(Gates._fields, gates, strict=True):
-                self.sow("intermediates", name, gate)
+            self.sow("intermediates", "gates", gates)
         if state is None:
             return y, None
         return y, {"C": C, "segment": next_segment(segment_ids, state["segment"]), **tail}

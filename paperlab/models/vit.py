@@ -11,7 +11,7 @@ Sources: ViT, arXiv 2010.11929, section 3.1; LayerScale and one rate of stochast
 
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -243,7 +243,7 @@ class SelfAttention(nn.Module):
     bias: bool = True
     dtype: DTypeLike = jnp.float32
     init_std: float = 0.02
-    impl: str = "xla"
+    impl: Literal["xla", "cudnn"] = "xla"
 
     def setup(self) -> None:
         dense = partial(linear, self.width, bias=self.bias, dtype=self.dtype, std=self.init_std)
@@ -258,7 +258,7 @@ class SelfAttention(nn.Module):
 class VisionTransformer(ImageModel):
     """Every layer is self-attention; pooling "cls" reads a token that stands before the others."""
 
-    attention_impl: str = "xla"
+    attention_impl: Literal["xla", "cudnn"] = "xla"
 
     def enter(self, grid: Array) -> Array:
         B, X, Y, D = grid.shape

@@ -43,12 +43,15 @@ def _inverse(A: Array) -> Array:
         blocks = A.reshape(*A.shape[:-2], count, 2, side, count, 2, side)[..., :, 1, :, :, 0, :]
         B = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
         first, second = P[..., ::2, :, :], P[..., 1::2, :, :]
-        high = {"precision": lax.Precision.HIGHEST}
-        across = jnp.matmul(jnp.matmul(second, B, **high), first, **high)
+        across = _product(_product(second, B), first)
         upper = jnp.concatenate([first, jnp.zeros_like(first)], -1)
         P = jnp.concatenate([upper, jnp.concatenate([across, second], -1)], -2)
         side *= 2
     return P[..., 0, :, :]
+
+
+def _product(first: Array, second: Array) -> Array:
+    return jnp.matmul(first, second, precision=lax.Precision.HIGHEST)
 
 
 @jax.custom_vjp
@@ -69,7 +72,7 @@ def _apply(P: Array, b: Array, lead: tuple[int, ...]) -> Array:
     """P [*lead, E, E] over the first axis of b [E, *lead', *rest], where lead' is lead or what one of its axes stands for."""
     E, n = b.shape[0], len(lead)
     moved = jnp.moveaxis(b, 0, n).reshape(*b.shape[1 : n + 1], E, -1)
-    done = jnp.matmul(P, moved, precision=lax.Precision.HIGHEST)
+    done = _product(P, moved)
     return jnp.moveaxis(done.reshape(*b.shape[1 : n + 1], E, *b.shape[n + 1 :]), n, 0)
 
 

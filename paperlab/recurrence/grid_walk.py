@@ -181,22 +181,28 @@ def _diagonals(block: Block, writes: list, left: Array, top: Array, count: tuple
       (entering from the left, from above: [..., bx, by, border, DK, DV]), (leaving right [..., by, ...], below [..., bx, ...]).
     """
     bx, by = count
-    diagonal, row = np.meshgrid(np.arange(bx + by - 1), np.arange(by), indexing="ij")
-    column = diagonal - row
-    here = (column >= 0) & (column < bx)
-    column = column.clip(0, bx - 1)
+    length = bx + by - 1
+    diagonal, row = np.meshgrid(np.arange(length), np.arange(by), indexing="ij")
+    here = (diagonal >= row) & (diagonal - row < bx)
 
     def slanted(x: Array | None, trailing: int) -> Array | None:
-        """[diagonals, ..., by, *trailing] of [..., bx, by, *trailing]."""
+        """[diagonals, ..., by, *trailing] of [..., bx, by, *trailing], with zeros where there is no block.
+
+        Rows with `by` zeros behind each, written one after another and cut one place shorter, stand one place further each.
+        """
         if x is None:
             return None
-        x = jnp.moveaxis(x, (-trailing - 2, -trailing - 1), (0, 1))[column, row]
-        return jnp.moveaxis(x, 1, -trailing - 1)
+        x = jnp.moveaxis(x, (-trailing - 1, -trailing - 2), (0, 1))
+        x = jnp.pad(x, [(0, 0), (0, by), *[(0, 0)] * (x.ndim - 2)])
+        x = x.reshape(by * (bx + by), *x.shape[2:])[: by * length].reshape(by, length, *x.shape[2:])
+        return jnp.moveaxis(x, (1, 0), (0, -trailing - 1))
 
     def straight(x: Array, trailing: int) -> Array:
         """The inverse."""
-        x = jnp.moveaxis(x, -trailing - 1, 1)[np.arange(bx)[:, None] + np.arange(by), np.arange(by)]
-        return jnp.moveaxis(x, (0, 1), (-trailing - 2, -trailing - 1))
+        x = jnp.moveaxis(x, (-trailing - 1, 0), (0, 1))
+        x = jnp.pad(x.reshape(by * length, *x.shape[2:]), [(0, by), *[(0, 0)] * (x.ndim - 2)])
+        x = x.reshape(by, bx + by, *x.shape[1:])[:, :bx]
+        return jnp.moveaxis(x, (0, 1), (-trailing - 1, -trailing - 2))
 
     lead, *inner = like
 
@@ -207,7 +213,8 @@ def _diagonals(block: Block, writes: list, left: Array, top: Array, count: tuple
         right, down = _passed(block.of([*turns, *[None] * 5]), *writes, left, up, ((*lead, by), *inner))
         return (jnp.where(here[:, None, None, None], right, left), down), (left, up, down[..., -1, :, :, :])
 
-    tops = jnp.moveaxis(top, -4, 0)[np.arange(bx + by - 1).clip(0, bx - 1)]
+    tops = jnp.moveaxis(top, -4, 0)
+    tops = jnp.pad(tops, [(0, by - 1), *[(0, 0)] * (tops.ndim - 1)])
     turns = [slanted(m, 2) for m in (block.rl, block.ru, block.dl, block.du)]
     inputs = (turns, [slanted(w, 3) for w in writes], tops, jnp.asarray(here))
     nothing = jnp.zeros((*lead, by, *top.shape[-3:]), left.dtype)

@@ -155,6 +155,11 @@ def _states(through: Array, written: Array, state: Array, impl: str) -> tuple[Ar
     return before.reshape(*shape, *written.shape[-3:]), last.reshape(*shape[:-1], *written.shape[-3:])
 
 
+def _times_state(T: Array, state: Array) -> Array:
+    """T [..., JT, JT] on a state [..., JT, DK, DV]."""
+    return _times(T, state.reshape(*state.shape[:-2], -1)).reshape(state.shape)
+
+
 def blocks(q: Array, k: Array, v: Array, gates: Gates, state: Array, size: int) -> tuple[Array, Array]:
     """Blocks of `size` steps; zeros that write and read nothing fill the last one."""
     T, J = q.shape[-3], (*gates.mark.shape[-3:-1], *gates.source.shape[-2:])
@@ -188,7 +193,11 @@ def _read_blocks(size: int, J: tuple, q: Array, k: Array, v: Array, cut: Gates, 
         return sums.reshape(*sums.shape[:-1], JT, DV)
 
     writings = jnp.moveaxis(sum(map(written, range(1, JK)), written(0)), -2, -3)
-    before, state = _states(through, writings, state, STEP_BY_STEP)
+    if q.shape[-4] == 1:
+        before = jnp.broadcast_to(state[..., None, :, :, :], writings.shape)
+        state = _times_state(through[..., 0, :, :], state) + writings[..., 0, :, :, :]
+    else:
+        before, state = _states(through, writings, state, STEP_BY_STEP)
     wide = jnp.moveaxis(before, -3, -2).reshape(*before.shape[:-3], DK, JT * DV)
 
     def seen(j: int) -> Array:

@@ -40,6 +40,7 @@ LIMITS = {
     "init_size": at_least(1, "0: as in training", also=(0,)),
 }
 TOP = 5
+SHOWN = 8  # batches of a split in which right and wrong predictions are looked for
 
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -167,12 +168,16 @@ class Classification:
         splits = list(dict.fromkeys(one.split for one in self.config.evaluators.values()))
         if not splits:
             return {}
+        probabilities = jax.jit(lambda x: jax.nn.softmax(self.logits(params, state, x)))
         rows = {}
         for split in splits:
-            batch = self.data(split)[0]
-            probabilities = jax.nn.softmax(jax.jit(self.logits)(params, state, batch["images"]))
-            rows[split] = (batch["images"], batch["labels"], np.asarray(probabilities), batch["weights"])
-        draw(rows, self.images.source.class_names, workdir / "predictions.png")
+            found = []
+            for batch in self.data(split)[:SHOWN]:
+                said = np.asarray(probabilities(batch["images"]))
+                found.append((batch["images"], batch["labels"], said, batch["weights"]))
+            rows[split] = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        source = self.images.source
+        draw(rows, source.class_names, workdir / "predictions.png", getattr(source, "picture", lambda image: image))
         return {"predictions": "predictions.png"}
 
 

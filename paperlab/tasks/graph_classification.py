@@ -66,6 +66,11 @@ class GraphClassification:
     def sharding(self) -> tuple:
         return self.model.sharding()
 
+    @property
+    def examples_per_batch(self) -> int:
+        """Graphs, several of which are one row."""
+        return self.config.data.batch_size
+
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one global training batch."""
         data = self.config.data

@@ -5,12 +5,16 @@
 `w` is 0 at padding and where the target is the mark between two documents. Bits per byte divide the same sum by
 ln 2 and by the UTF-8 bytes that the targets stand for, so it compares across tokenizers and with compressors.
 
+`config.task.watch` names intermediates of the layers to report beside the loss, as means over rows and layers: "residual", how far
+the states of a ParaRNN layer are from obeying its recurrence, and "iterations".
+
 With `config.task.carry_state` the mixers' last state enters the next batch (truncated back-propagation through time): rows of
 consecutive batches then continue each other (`config.data.order="contiguous"`), and no gradient crosses the border.
 """
 
 import math
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from paperlab.limits import at_least, did_you_mean
 DEFAULTS = {
     "carry_state": False,
     "z_loss": 0.0,
+    "watch": (),
 }
 LIMITS = {"z_loss": at_least(0)}
 
@@ -113,11 +118,11 @@ class LanguageModelling:
     ) -> tuple[jax.Array, jax.Array, dict]:
         """Sum of weighted losses in nats, sum of weights, and {metrics, state}."""
         del step
-        logits, carried = self._forward(params, batch, state.get("carry"), key)
+        logits, carried, watched = self._forward(params, batch, state.get("carry"), key)
         nll = _cross_entropy(logits, batch["targets"])
         weights = batch["weights"]
         total = (nll * weights).sum()
-        metrics = self.metrics(logits, nll, batch)
+        metrics = {**self.metrics(logits, nll, batch), **watched}
         if self.config.task.z_loss:
             total = total + self.config.task.z_loss * (jax.nn.logsumexp(logits, axis=-1) ** 2 * weights).sum()
         state = {"carry": jax.lax.stop_gradient(carried)} if self.carry_state else state
@@ -126,8 +131,8 @@ class LanguageModelling:
     def evaluate(self, params: Any, state: Any, batch: dict) -> Metrics:
         """(sum, weight) pairs of one batch: loss in nats a token, bits per byte, accuracy. Every row starts from a zero state."""
         del state
-        logits, _ = self._forward(params, batch, None, None)
-        return self.metrics(logits, _cross_entropy(logits, batch["targets"]), batch)
+        logits, _, watched = self._forward(params, batch, None, None)
+        return {**self.metrics(logits, _cross_entropy(logits, batch["targets"]), batch), **watched}
 
     def metrics(self, logits: jax.Array, nll_BxT: jax.Array, batch: dict) -> Metrics:
         """(sum, weight) pairs of one batch."""
@@ -140,10 +145,15 @@ class LanguageModelling:
             "accuracy": ((right * weights).sum(), weights.sum()),
         }
 
-    def _forward(self, params: Any, batch: dict, carry: Any, key: jax.Array | None) -> tuple[jax.Array, Any]:
+    def _forward(self, params: Any, batch: dict, carry: Any, key: jax.Array | None) -> tuple[jax.Array, Any, Metrics]:
         rngs = {} if key is None else {"dropout": key}
         where = {"segment_ids": batch["segment_ids"], "positions": batch["positions"]}
-        return self.model.apply(params, batch["tokens"], state=carry, rngs=rngs, **where)
+        run = partial(self.model.apply, params, batch["tokens"], state=carry, rngs=rngs, **where)
+        names = self.config.task.watch
+        if not names:
+            return *run(), {}
+        (logits, carried), shown = run(mutable=["intermediates"])
+        return logits, carried, _watched(shown, (names,) if isinstance(names, str) else names)
 
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
         """Local batches as a grain MapDataset: endless for "train", one pass in reading order for the others."""
@@ -189,6 +199,20 @@ class LanguageModelling:
             pieces.append(f"--- {name}\n{self.tokenizer.decode(np.asarray(tokens[0]).tolist())}\n")
         (workdir / "samples.txt").write_text("\n".join(pieces), encoding="utf-8")
         return {"samples": "samples.txt"}
+
+
+def _watched(shown: Any, names: Sequence[str]) -> Metrics:
+    """Sums and numbers of entries of the intermediates of these names, over all layers."""
+    leaves: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shown):
+        key = next((part.key for part in reversed(path) if isinstance(part, jax.tree_util.DictKey)), "")
+        leaves.setdefault(key, []).append(jax.lax.stop_gradient(leaf).astype(jnp.float32))
+    missing = [name for name in names if name not in leaves]
+    if missing:
+        known = ", ".join(sorted(leaves)) or "none at all"
+        raise ConfigError(f"config.task.watch={missing[0]!r}: no layer of this model shows it; there are {known}")
+    whole = {name: jnp.concatenate([a.reshape(-1) for a in leaves[name]]) for name in names}
+    return {name: (a.sum(), jnp.asarray(a.size, jnp.float32)) for name, a in whole.items()}
 
 
 def _cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:

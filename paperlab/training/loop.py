@@ -137,7 +137,7 @@ class Run:
         return state._replace(params=params, ema=ema)
 
     def _clock(self, seconds_before: float) -> Clock:
-        rows = jax.tree.leaves(self.ready.batch)[0].shape[0]
+        rows = option(self.task, "examples_per_batch") or jax.tree.leaves(self.ready.batch)[0].shape[0]
         tokens = option(self.task, "tokens_per_batch")
         flops = model_flops(self.task, self.ready.shapes.params)
         peak = peak_flops(self.ready.mesh.devices.flat[0])

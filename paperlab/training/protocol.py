@@ -27,6 +27,7 @@ class Task(Protocol):
     row_state: ((regex on the path in `state`, axis of the rows), ...): leaves of `state` that hold one entry for each
         row of the batch; micro-batches take their own rows, and the rows are sharded like the batch
     tokens_per_batch: int, for throughput;  flops_per_batch(params) -> float, for the model FLOPs utilisation
+    examples_per_batch: int, for throughput where a row of the batch holds several examples
     batch_spec() -> {name: jax.ShapeDtypeStruct} of one global batch, so that a dry run reads no data
     derive({name: float}) -> {name: float}: further numbers from the reported ones, such as perplexity
     summary() -> dict of what is known without training;  show(params, state, workdir) -> dict after it

@@ -13,6 +13,12 @@ def one(assignment: str, *told: str, variant: str = "") -> Case:
     return tiny(f"--config.{assignment}", told=(f"config.{assignment.partition('=')[0]}", *told), variant=variant)
 
 
+def recurrent(assignment: str, *told: str) -> Case:
+    """The same of config.mixers.pararnn."""
+    field = f"config.mixers.pararnn.{assignment.partition('=')[0]}"
+    return tiny("--config.model.mixer=pararnn", f"--config.mixers.pararnn.{assignment}", told=(field, *told))
+
+
 CASES: dict[str, Case] = {
     # training
     "steps half": one("train.steps=1.5", "not a whole number"),
@@ -78,6 +84,15 @@ CASES: dict[str, Case] = {
     "rules that find nothing": one("mesh.rules=embeding$=fsdp", "matches no parameter"),
     "rules that are none": one("mesh.rules=(=fsdp", "is not a regular expression"),
     # model
+    "cell misspelt": recurrent("cell=gruu", "did you mean 'gru'?"),
+    "cell of no file": recurrent("cell=nowhere/leaky.py", "cannot read it: No such file"),
+    "mode misspelt": recurrent("mode=paralel", "did you mean 'parallel'?"),
+    "no iterations": recurrent("iterations=0", "say how many (3), or a tolerance"),
+    "state of odd width": tiny(
+        "--config.model.mixer=pararnn",
+        "--config.mixers.pararnn.state_width=7",
+        told=("config.model.heads", "7 channels", "no multiple of"),
+    ),
     "width zero": one("model.width=0", "at least 1"),
     "width negative": one("model.width=-16", "at least 1"),
     "width huge": one(f"model.width={10**30}", "at most 2147483647"),

@@ -75,7 +75,7 @@ def test_a_model_without_such_layers_is_refused():
 
 
 def test_steps_in_time_grow_with_the_logarithm():
-    assert [anatomy.dependent_steps(T) for T in (1, 64, 128, 4096)] == [3, 39, 45, 75]
+    assert [anatomy.dependent_steps(T) for T in (64, 128, 256)] == [34, 40, 46]
 
 
 DRAWN = {

@@ -83,6 +83,26 @@ def test_no_gradient_crosses_the_border_of_a_batch(folder):
     assert all(not np.asarray(g).any() for g in jax.tree.leaves(gradient))
 
 
+def test_what_is_watched_is_reported_and_changes_nothing_else(folder):
+    """The Newton residual of ParaRNN's layers; what no layer shows is refused by name."""
+    recurrent = {"model": {"mixer": "pararnn"}, "mixers": {"pararnn": {"mode": "parallel"}}}
+    plain, told = (task_of(folder, task={"watch": watch}, **recurrent) for watch in ((), ("residual", "iterations")))
+    batch = plain.data("train")[0]
+    params, state = plain.init(jax.random.key(0), batch)
+    results = [jax.jit(t.loss)(params, state, batch, jax.random.key(1), 0) for t in (plain, told)]
+    (want, _, quiet), (got, _, loud) = results
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert set(loud["metrics"]) - set(quiet["metrics"]) == {"residual", "iterations"}
+    residual, entries = loud["metrics"]["residual"]
+    assert 0 < residual / entries < 1e-4
+    assert entries == 2 * len(batch["tokens"]), "layers times rows"
+    assert loud["metrics"]["iterations"][0] / entries == 3
+    with pytest.raises(
+        ConfigError, match=r"config.task.watch='residul': no layer of this model shows it; there are .*residual"
+    ):
+        task_of(folder, task={"watch": ("residul",)}, **recurrent).evaluate(params, state, batch)
+
+
 def test_carrying_state_needs_contiguous_rows(folder):
     with pytest.raises(ConfigError, match="contiguous"):
         task_of(folder, task={"carry_state": True})

@@ -151,6 +151,25 @@ def token_distance(where_5: np.ndarray) -> float:
     return _ray_distance(bx - ax, by - ay, angle)
 
 
+def token_picture(grid_XxYx4: np.ndarray, cell: int = 16) -> np.ndarray:
+    """A grid of tokens as it would be seen: uint8 [cell Y, cell X, 3], an arrow in its cell and a disc in the target's."""
+    from PIL import Image, ImageDraw
+
+    X, Y, _ = grid_XxYx4.shape
+    image = Image.new("RGB", (cell * X, cell * Y), (255, 255, 255))
+    pen = ImageDraw.Draw(image)
+    for x, y in np.argwhere(grid_XxYx4.any(-1)).tolist():
+        present, cos, sin, target = grid_XxYx4[x, y].tolist()
+        cx, cy = cell * (x + 0.5), cell * (y + 0.5)
+        if target:
+            pen.ellipse([cx - 0.4 * cell, cy - 0.4 * cell, cx + 0.4 * cell, cy + 0.4 * cell], fill=(0, 114, 178))
+        if present:
+            tip = (cx + 0.8 * cell * cos, cy + 0.8 * cell * sin)
+            pen.line([(cx - 0.8 * cell * cos, cy - 0.8 * cell * sin), tip], fill=(34, 34, 34), width=cell // 6)
+            pen.ellipse([tip[0] - 3, tip[1] - 3, tip[0] + 3, tip[1] + 3], fill=(213, 94, 0))
+    return np.asarray(image)
+
+
 def _ray_distance(dx: float, dy: float, angle: float) -> float:
     """From the point (dx, dy) to the ray that leaves the origin at this angle."""
     along = dx * math.cos(angle) + dy * math.sin(angle)

@@ -19,7 +19,7 @@ from jax import Array
 
 from paperlab.discovery import find
 from paperlab.layers.recurrent_cell import Recipe
-from paperlab.recurrence import Cell, Solver, newton_solve
+from paperlab.recurrence import Cell, Solver, newton_solve, pictures
 from paperlab.recurrence.newton import newton_iterates
 
 
@@ -94,8 +94,8 @@ def _residuals(config: Any, params: Any, tokens: Array, count: int) -> np.ndarra
 
 
 def dependent_steps(T: int, iterations: int = 3) -> int:
-    """Operations one after the other in the parallel form of T steps; the sequential form has T.
+    """Steps that wait for each other in the parallel form of T places, counted by running its order on symbols; step by step: T.
 
-    An iteration evaluates all steps at once and reduces them in 2 ceil(log2 T) levels: up and down the tree of an associative scan.
+    An iteration evaluates every step at once and goes up and down the tree of an associative scan: about 2 log2 T levels.
     """
-    return iterations * (2 * int(np.ceil(np.log2(T))) + 1)
+    return pictures.depth(partial(pictures.newton, iterations=iterations), T)

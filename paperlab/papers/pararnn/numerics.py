@@ -7,6 +7,7 @@ and the recurrent weights of a cell of paperlab.layers.cells.
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -94,7 +95,8 @@ def convergence(lab: Laboratory) -> list[dict[str, Any]]:
             one = layer(name, length, seed)
             newton, picard = residuals(one, 6), residuals(one, 100, "picard")
             row = {"cell": name, "length": length, "seed": seed, "residuals": newton[:5].tolist()}
-            row |= {"newton": first_below(newton), "picard": first_below(picard), "picard_residual": float(picard[3])}
+            row |= {"newton": first_below(newton), "picard": first_below(picard)}
+            row |= {"picard_residuals": picard[:5].tolist(), "picard_residual": float(picard[3])}
             rows.append(row)
         return rows
 
@@ -103,10 +105,32 @@ def convergence(lab: Laboratory) -> list[dict[str, Any]]:
 
 
 def residual_after(lab: Laboratory, iterations: int) -> Outcome:
-    """The largest residual after so many Newton iterations, over cells, lengths and seeds."""
+    """The largest residual after so many Newton iterations, over cells, lengths and seeds; draws all iterations."""
+    from paperlab.papers.pararnn import pictures
+
     rows = convergence(lab)
+    _save(pictures.convergence(_curves(rows)), lab.plots / "convergence.png")
     per_seed = [max(row["residuals"][iterations] for row in rows if row["seed"] == seed) for seed in SEEDS]
-    return Outcome(max(per_seed), per_seed=per_seed, details={"scale": SCALE, "rows": rows})
+    return Outcome(
+        max(per_seed), per_seed=per_seed, details={"plot": "pararnn/convergence.png", "scale": SCALE, "rows": rows}
+    )
+
+
+def _curves(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """{label: the largest residual over seeds, by iteration}, of the shortest and the longest sequences."""
+    names, curves = {"gru": "ParaGRU", "lstm": "ParaLSTM"}, {}
+    for cell, length in ((cell, T) for cell in CELLS for T in (LENGTHS[0], LENGTHS[-1])):
+        own = [row["residuals"] for row in rows if row["cell"] == cell and row["length"] == length]
+        curves[f"{names[cell]}, L = {length}"] = np.max(own, 0).tolist()
+    picard = [row["picard_residuals"] for row in rows if row["cell"] == "gru" and row["length"] == LENGTHS[-1]]
+    return {**curves, f"Picard, ParaGRU, L = {LENGTHS[-1]}": np.max(picard, 0).tolist()}
+
+
+def _save(figure: Any, file: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
 
 
 def independent_of_length(lab: Laboratory) -> Outcome:
@@ -174,10 +198,14 @@ def large_bounds_do_not(lab: Laboratory) -> Outcome:
 
 
 def bounds_are_ordered(lab: Laboratory) -> Outcome:
-    """How many of the four neighbouring bounds stand in the wrong order of their residuals."""
-    means = list(_residual_means(lab).values())
+    """How many of the four neighbouring bounds stand in the wrong order of their residuals; draws all of them."""
+    from paperlab.papers.pararnn import pictures
+
+    found, means = bounded(lab), list(_residual_means(lab).values())
+    left, counts = ([found[c][name] for c in BOUNDS] for name in ("residual", "iterations"))
+    _save(pictures.bounds(BOUNDS, left, counts), lab.plots / "bounds.png")
     wrong = sum(later <= earlier for earlier, later in pairwise(means))
-    return Outcome(wrong, details={"residual_means": means, "bounds": list(BOUNDS)})
+    return Outcome(wrong, details={"plot": "pararnn/bounds.png", "residual_means": means, "bounds": list(BOUNDS)})
 
 
 def _mixing_step(params: Any, x: Array, h: Array) -> Array:
@@ -204,7 +232,8 @@ def _loss(cell: Cell, solver: Solver | None, impl: str, params: Any, x: Array, w
 def gradients(lab: Laboratory) -> Outcome:
     """The largest difference between gradients by one linear solve and by autodiff of lax.scan, relative to the largest entry."""
     del lab
-    per_seed, by_cell = [], {}
+    per_seed: list[float] = []
+    by_cell: dict[str, float] = {}
     with jax.enable_x64(True):
         for seed in SEEDS:
             worst = 0.0
@@ -228,7 +257,8 @@ def gradients(lab: Laboratory) -> Outcome:
 def scans_of_gradient(lab: Laboratory) -> Outcome:
     """How many scans over time the gradient adds to the program of one cell (the most of three cells)."""
     del lab
-    length, counts = 256, {}
+    length = 256
+    counts: dict[str, int] = {}
     with jax.enable_x64(True):
         for name, one in _gradient_cases(0, length):
             loss = partial(_loss, one.cell, Solver(iterations=3), "chunked")

@@ -80,7 +80,7 @@ def residual_maps(found: Mapping[str, Any], *, least: float = 1e-16, most: float
         axis.set(title=title, xlabel="position", ylim=(count - 0.5, -0.5), xlim=(-0.5, T - 0.5))
         axis.spines[:].set_visible(False)
     axes[0, 0].set_ylabel("iteration")
-    axes[0, -1].legend(loc="lower left", labelcolor="white")
+    axes[0, -1].legend(loc="lower right", bbox_to_anchor=(1, 1))
     figure.colorbar(picture, ax=axes[0].tolist(), label="residual", pad=0.01)
     return figure
 

@@ -3,7 +3,7 @@
 Times are medians of interleaved samples in one process, forward pass only, float32, the inputs of the gates given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,12 @@ def run(cell: str, how: str, arrays: dict[str, Array]) -> Array:
     return newton_solve(recipe(cell, x.shape[-1]).cell, params, x, axis=1, impl=impl).outputs
 
 
-def times(calls: dict[str, Callable[[int], Any]], plan: timing.Plan) -> dict[str, float]:
+def _call(cell: str, how: str, arrays: dict[str, Array], number: int) -> Array:
+    del number  # of the input set: there is one
+    return run(cell, how, arrays)
+
+
+def times(calls: Mapping[str, Callable[[int], Any]], plan: timing.Plan) -> dict[str, float]:
     """Median milliseconds of every call, compiled before."""
     for call in calls.values():
         jax.block_until_ready(call(0))
@@ -64,7 +69,7 @@ def at_one_length(
     def measure() -> dict[str, float]:
         arrays = inputs(cell, rows, length, width)
         ways = ("fused", "parallel", "sequential")
-        calls = {how: (lambda _, how=how: run(cell, how, arrays)) for how in ways}
+        calls = {how: partial(_call, cell, how, arrays) for how in ways}
         return times(calls, plan or timing.Plan())
 
     return lab.once(f"times {cell}", measure)
@@ -83,7 +88,7 @@ def flat_in_length(lab: Laboratory, *, rows: int = 1, width: int = 128, plan: An
     found: dict[str, dict[str, float]] = {}
     for cell in ("gru", "lstm"):
         arrays = {str(n): inputs(cell, rows, n, width) for n in LENGTHS}
-        calls = {label: (lambda _, own=own, cell=cell: run(cell, "fused", own)) for label, own in arrays.items()}
+        calls = {label: partial(_call, cell, "fused", own) for label, own in arrays.items()}
         found[cell] = times(calls, plan or timing.Plan())
     slopes = {cell: float(np.polyfit(np.log(LENGTHS), np.log(list(row.values())), 1)[0]) for cell, row in found.items()}
     return Outcome(

@@ -163,6 +163,8 @@ def table_6_config(variant: str, cell: str) -> ConfigDict:
         config.optim.project = ()
     else:
         config.mixers.pararnn.update(cell=cell, mode="parallel_fused")
+    if variant == "mqar":
+        config.task.vocab_size = 128
     config.data.update(sequence_length=100, batch_size=16)
     config.optim.update(lr=5e-4, b2=0.999, weight_decay=1e-6, final_lr=0.0)
     config.train.steps = EPOCHS * EXAMPLES // 16

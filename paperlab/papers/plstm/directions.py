@@ -8,18 +8,19 @@ Every direction has its own source, transition and mark gates, stored in the coo
 direct gate are shared. Source: pLSTM (arXiv 2506.11997), section 4.3.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from kernels_pallas.platforms import platform
 from paperlab.layers.sharding import by_rows
-from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, grid_memory
+from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, grid_memory, merged_whole
 from paperlab.recurrence.grid_blocks import in_blocks, in_rows, merged, mirrored, single, sizes
 
 TURNS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # the axes that each direction reverses
-X_AXIS = Gates(*(-g for g in (5, 5, 4, 4, 4, 4, 5, 5)))  # where a gate has its x axis
-NODES = 256  # up to so many, "auto" merges the whole grid
+X_AXIS = (-5, -5, -4, -4, -4, -4, -5, -5)  # where a gate has its x axis
 SUMMED = "summed"
 CHOICES = (*IMPLEMENTATIONS, SUMMED)
 PADDINGS = ("needed", "power_of_two")
@@ -46,11 +47,15 @@ def spread(x: Array, axis: int, directions: tuple[int, ...]) -> Array:
     return jnp.stack(parts, axis - 1)
 
 
+def each_gate(change: Callable[[Array, int], Array], gates: Gates) -> Gates:
+    """change(gate, its x axis) of every gate that there is."""
+    found = [None if g is None else change(g, x) for g, x in zip(gates, X_AXIS, strict=True)]
+    return Gates(*found)  # type: ignore[arg-type]
+
+
 def gates_turned(gates: Gates, directions: tuple[int, ...]) -> Gates:
     """Gates [..., directions, X, Y, ...] in the coordinates of the grid -> in those of each direction."""
-    return Gates(
-        *(None if g is None else turned(g, x, directions, of=x - 1) for g, x in zip(gates, X_AXIS, strict=True))
-    )
+    return each_gate(lambda g, x: turned(g, x, directions, of=x - 1), gates)
 
 
 def attend_to_all(q: Array, k: Array, v: Array, gates: Gates, directions: tuple[int, ...] = (0, 1, 2, 3)) -> Array:
@@ -58,7 +63,8 @@ def attend_to_all(q: Array, k: Array, v: Array, gates: Gates, directions: tuple[
 
     Nodes stay in the order in which blocks were merged, where mirroring the grid is a reversal of some factors of their number.
     """
-    X, Y = size = q.shape[-4:-2]
+    X, Y = q.shape[-4:-2]
+    size = (X, Y)
     block = merged(single(gates_turned(gates, directions)), size)
     if block.G is None:  # a single node
         return jnp.zeros((*v.shape[:-1], gates.mark_l.shape[-3]), v.dtype)
@@ -69,8 +75,8 @@ def attend_to_all(q: Array, k: Array, v: Array, gates: Gates, directions: tuple[
         for axis in (-6, -3):
             parts[i] = mirrored(parts[i], size, TURNS[direction], axis)
     total = jnp.moveaxis(sum(parts[1:], parts[0]), -3, -5)
-    ordered = (in_blocks(x, size)[..., 0, 0, :, None, :, :] for x in (q, k, v))
-    out = attend(*ordered, total[..., :, None, :, None, :, :, :, :])
+    Q, K, V = (in_blocks(x, size)[..., 0, 0, :, None, :, :] for x in (q, k, v))
+    out = attend(Q, K, V, total[..., :, None, :, None, :, :, :, :])
     return in_rows(out[..., None, None, :, 0, :, :], size)
 
 
@@ -96,7 +102,7 @@ def read_grid(
       directions: which of the four there are.
       fused: sum the directions; else give each.
       impl: of `grid_memory`, direction by direction, or "summed" (only where fused): the sum of G and one attention with it.
-        "auto": up to 256 nodes the whole grid merged, "hierarchical" on a CPU (measured: turning q, k and v costs less there than
+        "auto": where `merged_whole`, the whole grid, "hierarchical" on a CPU (measured: turning q, k and v costs less there than
         turning G), "summed" elsewhere (unmeasured: a quarter of the products with q, k and v); "wavefront" from there on.
       chunk: side of a block for "wavefront".
       padding: with zeros, "needed" where `chunk` does not divide the sides, or to the next "power_of_two".
@@ -107,21 +113,23 @@ def read_grid(
     X, Y = q.shape[2:4]
     if impl == "auto":
         whole = SUMMED if fused and platform() != "cpu" else "hierarchical"
-        impl = whole if X * Y <= NODES else "wavefront"
+        impl = whole if merged_whole(X, Y, max(q.shape[-2], v.shape[-2])) else "wavefront"
     if impl == SUMMED and not fused:
         raise ValueError(f"impl={SUMMED!r}: directions that stay apart have no sum; choose another")
-    size = tuple(_padded(n, chunk if impl == "wavefront" else 1, padding) for n in (X, Y))
+    side = chunk if impl == "wavefront" else 1
+    size = (_padded(X, side, padding), _padded(Y, side, padding))
     q, k, v = (_pad(x, -4, size) for x in (q, k, v))
-    gates = Gates(*(None if g is None else _pad(g, x, size) for g, x in zip(gates, X_AXIS, strict=True)))
+    gates = each_gate(lambda g, x: _pad(g, x, size), gates)
     direct = _pad(direct, -6, size)
+    wide = jnp.promote_types(v.dtype, jnp.float32)
     if impl == SUMMED:
-        wide = jnp.promote_types(v.dtype, jnp.float32)
         Q, K, V, gates = jax.tree.map(lambda x: x.astype(wide), (q, k, v, gates))
         out = attend_to_all(Q, K, V, gates, directions)
         out = out + reads_itself(Q, K, V, direct.astype(wide))
         return out.astype(v.dtype)[:, :, :X, :Y]
-    out, _ = walk(q, k, v, gates, None, directions=directions, impl=impl, chunk=chunk)
-    own = reads_itself(q, k, v, direct).astype(out.dtype)
+    values = v if impl == "pallas" else v.astype(wide)  # directions are summed in float32, a kernel's after rounding
+    out, _ = walk(q, k, values, gates, None, directions=directions, impl=impl, chunk=chunk)
+    out, own = out.astype(wide), reads_itself(q, k, v.astype(wide), direct)
     out = out.sum(2) + own if fused else out + own[:, :, None]
     return out.astype(v.dtype)[..., :X, :Y, :, :]
 

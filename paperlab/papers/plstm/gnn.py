@@ -134,13 +134,13 @@ class GNN(nn.Module):
             x = x + degree_encoding(batch["degree"], self.width).astype(x.dtype)
         ends = [jnp.concatenate([batch[a], batch[b]], 1) for a, b in (("tails", "heads"), ("heads", "tails"))]
         beside = jnp.concatenate([batch["beside"]] * 2, 1) if self.features.edges else None
-        carry = jnp.zeros_like(x)
+        carry, between = jnp.zeros_like(x), (ends[0], ends[1])
         for _ in range(self.depth):
             one = Round(self.kind, self.width, self.heads, self.dtype)
             if self.kind in ("mpnn", "lstm"):
-                x, carry = one(x, carry, batch["degree"], beside, tuple(ends))
+                x, carry = one(x, carry, batch["degree"], beside, between)
             else:
-                y, carry = one(LayerNorm()(x), carry, batch["degree"], beside, tuple(ends))
+                y, carry = one(LayerNorm()(x), carry, batch["degree"], beside, between)
                 x = x + nn.relu(y)
             if self.dropout > 0 and self.has_rng("dropout"):
                 x = nn.Dropout(self.dropout, deterministic=False)(x)

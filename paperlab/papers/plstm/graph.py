@@ -15,7 +15,7 @@ Source: pLSTM (arXiv 2506.11997), section 4, equations 5 and 6; gates: specifica
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -187,8 +187,8 @@ class Gate(nn.Module):
 def _diagonal(value: float) -> Initializer:
     """[slots, slots, H]: `value` where both places are the same, else 0."""
 
-    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        del key
+    def init(key: Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        del key, out_sharding
         return value * jnp.broadcast_to(jnp.eye(shape[0], dtype=dtype)[..., None], shape)
 
     return init

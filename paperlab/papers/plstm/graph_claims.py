@@ -33,7 +33,11 @@ def random_graph(nodes: int, seed: int) -> np.ndarray:
 def random_inputs(nodes: int, edges: np.ndarray, arcs: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Arguments of `graph_memory` but for the wiring; transitions are those of no mode."""
     rng = np.random.default_rng((seed, nodes, 1))
-    shapes = {"q": (nodes, HEADS, KEY), "k": (nodes, HEADS, KEY), "v": (nodes, HEADS, VALUE)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "q": (nodes, HEADS, KEY),
+        "k": (nodes, HEADS, KEY),
+        "v": (nodes, HEADS, VALUE),
+    }
     shapes |= {"source": (len(edges), HEADS), "transition": (len(arcs), HEADS), "mark": (len(edges), HEADS)}
     return {name: rng.normal(size=shape) for name, shape in (shapes | {"direct": (nodes, HEADS)}).items()}
 
@@ -41,7 +45,8 @@ def random_inputs(nodes: int, edges: np.ndarray, arcs: np.ndarray, seed: int) ->
 def wired(edges: np.ndarray, arcs: np.ndarray) -> Wiring:
     """One graph for `graph_memory`."""
     places = jnp.zeros(len(edges), jnp.int32)
-    return Wiring(*jnp.asarray(edges).T, places, places, jnp.asarray(arcs), dag.schedule(len(edges), arcs))
+    tails, heads = jnp.asarray(edges).T
+    return Wiring(tails, heads, places, places, jnp.asarray(arcs), dag.schedule(len(edges), arcs))
 
 
 def node_loop(x: dict[str, np.ndarray], edges: np.ndarray, arcs: np.ndarray) -> np.ndarray:
@@ -118,7 +123,9 @@ class Sample(NamedTuple):
 
     def states(self, T: Any, b: Any) -> list[np.ndarray]:
         """The states of every graph for transitions T [L] and sources b [E] of all."""
-        C = dag.dag_scan(jnp.asarray(T), jnp.asarray(b), dag.schedule(len(self.edges), self.arcs), self.arcs)
+        C = dag.dag_scan(
+            jnp.asarray(T), jnp.asarray(b), dag.schedule(len(self.edges), self.arcs), jnp.asarray(self.arcs)
+        )
         return np.split(np.asarray(C), self.at_edge[1:-1])
 
 
@@ -178,7 +185,7 @@ def _relative(got: dict[str, Any], want: dict[str, Any]) -> dict[str, float]:
 def multitree(lab: Laboratory) -> Outcome:
     """The most paths between any two edges after pruning; before it as the baseline."""
     del lab
-    found = []
+    found: list[dict[str, Any]] = []
     for nodes, seed, edges, arcs in Sample.draw().parts:
         kept = dag.prune_to_multitree(edges, arcs)
         before, after = (int(number_of_paths(len(edges), some).max()) for some in (arcs, kept))

@@ -163,7 +163,8 @@ class GraphModel(nn.Module):
         def layer(mode: str, params: Any, x: Array, turned: Array, key: Array | None) -> tuple[Array, None]:
             rngs = {} if key is None else {"dropout": key}
             here = jax.tree.map(lambda a: a[turned], both[mode])
-            return blocks[mode].apply({"params": params}, x, edges, here, rngs=rngs), None
+            y: Any = blocks[mode].apply({"params": params}, x, edges, here, rngs=rngs)
+            return y, None
 
         turned = (
             jnp.arange(self.double_blocks) % 2 if self.directions == "alternate" else jnp.zeros(self.double_blocks, int)
@@ -219,12 +220,12 @@ def wiring(batch: dict[str, Array], mode: str, turned: bool) -> Wiring:
         Order(*(batch[f"order_{name}"][:, kind, way] for name in ("edges", "into", "from", "arc"))) for way in range(2)
     ]
     arcs = batch["arcs"][:, kind]
-    ends = [batch[name] for name in ("tails", "heads", "exits", "entries")]
+    tails, heads, exits, entries = (batch[name] for name in ("tails", "heads", "exits", "entries"))
     if turned:
-        ends = [ends[1], ends[0], ends[3], ends[2]]
+        tails, heads, exits, entries = heads, tails, entries, exits
     if turned and mode == "P":  # its arcs are stored once, as they run forward
         orders, arcs = orders[::-1], arcs[..., ::-1]
-    return Wiring(*ends, arcs, Schedule(*orders))
+    return Wiring(tails, heads, exits, entries, arcs, Schedule(*orders))
 
 
 def make(config: Any, features: Features) -> GraphModel:

@@ -27,7 +27,7 @@ from paperlab.layers.orthogonal import ORTHOGONAL
 from paperlab.layers.residual import LayerScale
 from paperlab.layers.transition import EIGENVALUES, Transition
 from paperlab.limits import above, at_least, hold, one_of
-from paperlab.papers.plstm.directions import CHOICES, PADDINGS, SUMMED, read_grid, reads_itself, walk
+from paperlab.papers.plstm.directions import CHOICES, PADDINGS, SUMMED, each_gate, read_grid, reads_itself, walk
 from paperlab.recurrence.grid import Edges, Gates
 
 MODES = ("P", "D")
@@ -225,7 +225,7 @@ class Layer2D(nn.Module):
         q, k = heads(self.q(parts["Q"]), DK, self.JQ), heads(self.k(parts["K"]), DK, self.JK)
         v = heads(self.v(parts["V"]), DV, self.JV)
         gates = self._p_gates(parts) if self.mode == "P" else self._d_gates(parts)
-        gates = Gates(*(None if g is None else _grid_last(g, x.shape, 2) for g in gates))
+        gates = each_gate(lambda g, _: _grid_last(g, x.shape, 2), gates)
         return q, k, v, gates, _grid_last(self._of("D", self.direct, parts), x.shape, 1)
 
     @nn.nowrap

@@ -48,8 +48,8 @@ LIMITS = {
 SHARDING = (
     (r"(up|gate)/kernel$", ("fsdp", "tensor")),
     (r"down/kernel$", ("tensor", "fsdp")),
-    (r"layer/(q|k|v)/kernel$", (None, "fsdp", "tensor")),
-    (r"layer/out/kernel$", (None, "tensor", "fsdp")),
+    (r"(mixer|layer)/(q|k|v)/kernel$", (None, "fsdp", "tensor")),
+    (r"mixer/out/kernel$", (None, "tensor", "fsdp")),
 )
 
 
