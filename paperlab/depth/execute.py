@@ -154,7 +154,7 @@ def _at(tree: Tree, i: Any) -> Tree:
 
 
 def _scan(layer, program, layers, x, stacks, keys, remat, unroll):
-    pattern = _period(layers.kinds)
+    pattern = _period(layers.kinds) or layers.kinds
 
     def one(kind, params, x, both, key):
         return layer(kind, params[0], params[1], x, both, key)

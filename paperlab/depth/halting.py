@@ -110,7 +110,7 @@ def act(
     def body(c: _Carry) -> tuple[_Carry, Array]:
         after, p = step(c.t, c.s)
         p = p.astype(wide)
-        if kind == "random":
+        if key is not None and kind == "random":
             p = jax.random.uniform(jax.random.fold_in(key, c.t), shape, wide)
         elif kind == "global":
             p = jnp.broadcast_to(_mean(p, mask), shape)

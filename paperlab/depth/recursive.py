@@ -120,8 +120,7 @@ class Recursive(nn.Module):
         if state is not None:
             if segment_ids is not None:
                 raise ConfigError("a routed stack reads a carried state token by token: give no segment_ids with it")
-            x, state = self._token_by_token(x_BxTxD, state, positions)
-            return x, state, None
+            return *self._token_by_token(x_BxTxD, state, positions), None
         positions = _positions(segment_ids, B, T) if positions is None else jnp.broadcast_to(positions, (B, T))
         before, inner, after = self._parts()
         own = self._own()
@@ -193,7 +192,8 @@ class Recursive(nn.Module):
         """{kind: {"lora", "step", "scale"}}, stacked over the applications of that kind."""
         found, made = places(self.program, self.kinds), {}
         for kind in dict.fromkeys(self.kinds):
-            n, own = sum(place.kind == kind for place in found), {}
+            n = sum(place.kind == kind for place in found)
+            own: Tree = {}
             if self.options.lora_rank:
                 one = jax.tree.map(lambda a: a[0], self.layers[kind])
                 own["lora"] = zero_lora(key, one, self.options.lora_rank, lead=(n,))

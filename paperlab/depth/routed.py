@@ -93,6 +93,8 @@ def expert_choice(
     """
     _check(("select", select, SELECT), ("gating", gating, GATING))
     B, T, _ = x_BxTxD.shape
+    if select == "random" and key is None:
+        raise ValueError("select='random' needs a key")
     active = jnp.ones((B, T), bool) if valid is None else valid
     every, memory, x = active, None, x_BxTxD
     k = routers.counts(T, tuple(capacity))
@@ -109,7 +111,7 @@ def expert_choice(
             y, memory = _on_some(block, r, x, taken, memory, sizes if r else ())
             x_new = x + jnp.where(taken[..., None], (g[..., None] if gating == "weighted" else 1) * y, 0)
         else:
-            ranked = g if select == "topk" else jax.random.uniform(jax.random.fold_in(key, r), (B, T))
+            ranked = g if key is None or select == "topk" else jax.random.uniform(jax.random.fold_in(key, r), (B, T))
             k_B = jnp.maximum(jnp.floor(c * every.sum(1) + 1e-6), 1).astype(jnp.int32)
             new, there_new = routers.best(ranked, active, k[r], jnp.minimum(k_B, k[r]))
             y, memory = block(r, take(x, new), new, there_new, memory)
