@@ -209,18 +209,20 @@ def full_lm() -> ConfigDict:
 def tracking(group: str = "Z2", turning: bool = True) -> ConfigDict:
     """Claim 7: running products of a group by one layer whose transitions turn a state, or are numbers between 0 and 1.
 
-    Gates start half open and transitions away from the identity: the paper's start only keeps what there is.
+    Gates start half open and transitions away from the identity: the paper's start only keeps what there is. Words are made of
+    generators of the group, the identity among them.
     """
     config = base_config(task="state_tracking", model="lm")
-    config.task.group = group
-    config.model.update(mixer="plstm", width=32, depth=1, heads=4)
-    config.mixers.plstm.update(JT=2, JV=1, JO=1, short_conv=False, gate_weights="normal", spread=0.5)
+    config.task.update(group=group, alphabet="generators")
+    config.model.update(mixer="plstm", width=32, depth=1, heads=8)
+    config.mixers.plstm.update(JT=2, JV=1, JO=2, DV=4, short_conv=False, gate_weights="normal", spread=0.5)
+    config.mixers.plstm.orthogonal = "householder"
     config.mixers.plstm.update(source_bias=0.0, mark_bias=0.0, direct_bias=0.0, transition_bias=0.0)
     if not turning:
         config.mixers.plstm.update(JT=1, eigenvalues="logsigmoid", transition_bias=4.0)
     config.data.update(sequence_length=32, batch_size=32)
-    config.train.update(steps=600, checkpoint_every=300)
-    config.optim.update(lr=5e-3, weight_decay=0.01)
+    config.train.update(steps=600 if group == "Z2" else 1500, checkpoint_every=300)
+    config.optim.update(lr=1e-2, weight_decay=0.01)
     config.evaluators.val.update(every=150, batches=0)
     config.checkpoint.update(best_metric="val_last_accuracy", best_mode="max")
     return config

@@ -12,6 +12,7 @@ runs in blocks merged level by level (paperlab.recurrence.line); the step form k
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -225,18 +226,19 @@ class Mixer(nn.Module):
         def run(q: Array, k: Array, v: Array, gates: Gates, direct: Array, entering: Array | None, ids: Array | None):
             documents = None if ids is None else ids[:, None]
             chunk = 1 << self.levels if self.levels else 0
-            how = {"entering": entering, "segment_ids": documents, "impl": self.impl, "chunk": chunk}
-            return line_memory(q, k, v, gates, direct, **how)
+            return line_memory(
+                q, k, v, gates, direct, entering=entering, segment_ids=documents, impl=self.impl, chunk=chunk
+            )
 
         every = (*arrays, entering, segment_ids)
         return by_rows(run, *every) if self.impl == "pallas" else run(*every)
 
     def step(self, x_BxD: Array, state: State, position: Array | None = None) -> tuple[Array, State]:
         del position
-        parts = self._parts(x_BxD[:, None], state, state["segment"], None)
-        q, k, v, gates, direct, through = (None if p is None else _only(p) for p in parts[:6])
+        *parts, tail = self._parts(x_BxD[:, None], state, state["segment"], None)
+        q, k, v, gates, direct, through = jax.tree.map(lambda x: x[:, 0], tuple(parts))
         o, C = line_step(q, k, v, gates, direct, state["C"])
-        return self._output(o, through), {"C": C, "segment": state["segment"], **parts[6]}
+        return self._output(o, through), {"C": C, "segment": state["segment"], **tail}
 
     @nn.nowrap
     def zero_state(self, batch: int, max_len: int = 0, dtype: DTypeLike | None = None) -> State:
@@ -277,8 +279,3 @@ class Mixer(nn.Module):
             o = self.out_norm(o)
         y = self.out(o.reshape(*o.shape[:-2], -1))
         return y if through is None else y + (through * self.through).astype(y.dtype)
-
-
-def _only(part):
-    """The only step of [B, 1, ...]."""
-    return Gates(*(x[:, 0] for x in part)) if isinstance(part, Gates) else part[:, 0]

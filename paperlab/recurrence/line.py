@@ -167,15 +167,15 @@ def _check(
             raise ValueError(f"{name} must not be empty, got {x.shape}")
     T, DK, DV = q.shape[-3], q.shape[-2], v.shape[-2]
     (JO, JQ, JT), (JK, JV) = gates.mark.shape[-3:], gates.source.shape[-2:]
-    wanted = {"q": (T, DK, JQ), "k": (T, DK, JK), "v": (T, DV, JV)}
+    wanted: dict[str, tuple[int, ...]] = {"q": (T, DK, JQ), "k": (T, DK, JK), "v": (T, DV, JV)}
     given: dict[str, Array | None] = {"q": q, "k": k, "v": v}
     wanted |= {"gates.source": (T, JT, JK, JV), "gates.transition": (T, JT, JT), "gates.mark": (T, JO, JQ, JT)}
     given |= {f"gates.{name}": gate for name, gate in zip(Gates._fields, gates, strict=True)}
     wanted |= {"direct": (T, JO, JQ, JK, JV), "entering": (DK, DV, JT), "segment_ids": (T,)}
     given |= {"direct": direct, "entering": entering, "segment_ids": segment_ids}
     for name, shape in wanted.items():
-        x = given[name]
-        if x is not None and x.shape[-len(shape) :] != shape:
-            raise ValueError(f"{name} must end with {shape} to fit the others, got {x.shape}")
+        array = given[name]
+        if array is not None and array.shape[-len(shape) :] != shape:
+            raise ValueError(f"{name} must end with {shape} to fit the others, got {array.shape}")
     if chunk < 0 or chunk & (chunk - 1):
         raise ValueError(f"chunk={chunk}: must be a power of two (or 0: the measured one)")

@@ -121,7 +121,8 @@ def sequential(q: Array, k: Array, v: Array, gates: Gates, state: Array) -> tupl
         return jnp.moveaxis(x, -1 - own, 0)
 
     def step(state: Array, now: tuple) -> tuple[Array, Array]:
-        out, state = one_step(*now, state)
+        q, k, v, gates = now
+        out, state = one_step(q, k, v, gates, state)
         return state, out
 
     lines = (*(first(x, 2) for x in (q, k, v)), Gates(first(gates[0], 3), first(gates[1], 2), first(gates[2], 3)))

@@ -53,7 +53,7 @@ def stays(lab: Laboratory, positive: str) -> Outcome:
     return Outcome(max(found["last"]), per_seed=found["last"], details={positive: found, "seeds": list(SEEDS)})
 
 
-SOURCE = "appendices A.5 and A.6; scale: one layer, width 32, 32 letters, 3 seeds"
+SOURCE = "appendices A.5 and A.6; scale: one layer, width 32, 32 letters that generate the group, 3 seeds"
 CLAIMS = [
     Claim(
         "7.parity",
