@@ -59,6 +59,24 @@ class Block(nn.Module):
         mixed, state = self.mixer.step(self.mixer_norm(x_BxD), state, position_B)
         return self._feed_forward(_scaled(x_BxD, self.mixer_residual) + mixed), state
 
+    def memory(self, x_BxkxD: Array, positions_Bxk: Array) -> Any:
+        """Keys and values of these tokens, for `read`; only for mixers that have them."""
+        return self.mixer.keys_values(self.mixer_norm(x_BxkxD), positions_Bxk)
+
+    def read(
+        self, x_BxkxD: Array, memory: Any, *, positions: Array, times: Array, segment_ids: Array | None = None
+    ) -> Array:
+        """The block where keys and values are those of all T tokens of the row: `times` [B, k] says which tokens these are."""
+        mixed = self.mixer.read(
+            self.mixer_norm(x_BxkxD), memory, positions=positions, times=times, segment_ids=segment_ids
+        )
+        return self._feed_forward(_scaled(x_BxkxD, self.mixer_residual) + self._dropped(mixed))
+
+    def read_step(self, x_BxD: Array, state: Any, position_B: Array | None = None) -> tuple[Array, Any]:
+        """One token that reads a cache in which it stands already; the cache stays as it is."""
+        mixed = self.mixer.read_step(self.mixer_norm(x_BxD), state, position_B)
+        return self._feed_forward(_scaled(x_BxD, self.mixer_residual) + mixed), state
+
     def _feed_forward(self, y: Array) -> Array:
         return _scaled(y, self.ffn_residual) + self._dropped(self.ffn(self.ffn_norm(y)))
 

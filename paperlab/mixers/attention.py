@@ -130,6 +130,51 @@ class Mixer(nn.Module):
         y = self._attend(q, keys.astype(q.dtype), values.astype(q.dtype), mask)
         return y[:, 0], {**state, "k": keys, "v": values, "seen": seen + 1}
 
+    def keys_values(self, x_BxkxD: Array, positions_Bxk: Array) -> dict[str, Array]:
+        """What these tokens put into a cache: {"k", "v"}, [B, k, G, D]."""
+        _, k, v = self._projections(x_BxkxD, positions_Bxk)
+        return {"k": k, "v": v}
+
+    def read(
+        self,
+        x_BxkxD: Array,
+        memory: dict[str, Array],
+        *,
+        positions: Array,
+        times: Array,
+        segment_ids: Array | None = None,
+    ) -> Array:
+        """Attention of some tokens over the keys and values of all T tokens of their row.
+
+        Args:
+          memory: `keys_values` of all tokens, [B, T, G, D].
+          positions, times: [B, k], of the queries: within their document, and within the row.
+          segment_ids: [B, T], of the row.
+        """
+        (B, k, _), T = x_BxkxD.shape, memory["k"].shape[1]
+        all_times, starts = jnp.broadcast_to(jnp.arange(T), (B, T)), jnp.zeros((B, k), jnp.int32)
+        if segment_ids is not None:
+            of_all = last_start(document_starts(segment_ids), all_times, jnp.zeros((B,), jnp.int32))
+            starts = jnp.take_along_axis(of_all, times, 1)
+        q, _, _ = self._projections(x_BxkxD, positions)
+        mask = self._mask(times, starts, all_times)
+        return self._attend(q, memory["k"].astype(q.dtype), memory["v"].astype(q.dtype), mask)
+
+    def read_step(self, x_BxD: Array, state: State, position: Array | None = None) -> Array:
+        """One token that reads a cache in which its own key stands already (as another loop's `step` left it)."""
+        seen, start = state["seen"], state["start"]
+        q, _, _ = self._projections(x_BxD[:, None], (seen - 1 - start if position is None else position)[:, None])
+        mask = self._mask(seen[:, None] - 1, start[:, None], _slot_times(seen, state["k"].shape[1]))
+        return self._attend(q, state["k"].astype(q.dtype), state["v"].astype(q.dtype), mask)[:, 0]
+
+    @staticmethod
+    def inherit(state: State, other: State) -> State:
+        """The cache with the last token of another one added, where this one did not see it."""
+        newest = (other["seen"] - 1) % other["k"].shape[1]
+        rows = jnp.arange(newest.shape[0])
+        new = {name: _write(state[name], other[name][rows, newest][:, None], state["seen"]) for name in ("k", "v")}
+        return {**state, **new, "seen": state["seen"] + 1}
+
     @nn.nowrap
     def zero_state(self, batch: int, max_len: int = 0, dtype: DTypeLike | None = None) -> State:
         """An empty cache for `max_len` tokens (`window` of them where that is less), in `dtype`."""

@@ -3,8 +3,9 @@
     x_0 = E[token],   x_{l+1} = Block_l(x_l),   logits = norm(x_L) W
 
 It knows no mixer: `config.model.mixer` or the pattern `config.model.hybrid` ("gla,gla,attention", repeated over the
-depth) names files in paperlab/mixers. The layers of one mixer lie stacked under `blocks/<mixer>`, and lax.scan runs the
-pattern over them. A state is {mixer: its states, stacked likewise}, leaves [layer, batch, ...].
+layers) names files in paperlab/mixers. The layers of one mixer lie stacked under `blocks/<mixer>`. `config.model.program` says
+which of them runs when (paperlab.depth.program.parse): "" each once, "loop:3" all of them three times, "middle_cycle:2" ... so that
+`depth` counts applications. A state is {mixer: states of its applications, stacked}, leaves [application, batch, ...].
 """
 
 import math
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from paperlab.depth.stack import scan_pattern
+from paperlab.depth.execute import Layers, run
+from paperlab.depth.program import Program, parse
 from paperlab.discovery import find
 from paperlab.errors import ConfigError
 from paperlab.layers.block import Block
@@ -34,6 +36,7 @@ DEFAULTS = {
     "hybrid": "",
     "width": 96,
     "depth": 4,
+    "program": "",
     "heads": 2,
     "ffn_multiple": 32,
     "tie_embeddings": True,
@@ -64,7 +67,7 @@ REMAT = {
 }
 LIMITS = {
     "width": at_least(1),
-    "depth": at_least(1, "layers"),
+    "depth": at_least(1, "applications of layers"),
     "heads": at_least(1),
     "ffn_multiple": at_least(1),
     "vocab_multiple": at_least(1),
@@ -97,6 +100,7 @@ class LanguageModel(nn.Module):
     ffn_multiple: int = 256
     tie_embeddings: bool = True
     vocab_multiple: int = 1
+    program: str = ""
     norm_eps: float = 1e-6
     dropout: float = 0.0
     init_std: float = 0.02
@@ -174,16 +178,38 @@ class LanguageModel(nn.Module):
             one = self.block(name).mixer.zero_state(batch, max_len, dtype or self.dtype)
             return jax.tree.map(lambda a: jnp.broadcast_to(a, (layers, *a.shape)), one)
 
-        return {name: stacked(name, layers) for name, layers in self.layer_counts().items()}
+        return {name: stacked(name, layers) for name, layers in Counter(self.layer_names()).items()}
+
+    @nn.nowrap
+    def depth_program(self) -> Program:
+        """Which unique layer runs when."""
+        return parse(self.program, self.depth)
+
+    @nn.nowrap
+    def unique_names(self) -> tuple[str, ...]:
+        """The mixer of every unique layer."""
+        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.depth_program().unique))
 
     @nn.nowrap
     def layer_names(self) -> tuple[str, ...]:
-        """The mixer of every layer, from the first to the last."""
-        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.depth))
+        """The mixer of every application of a layer, from the first to the last."""
+        unique = self.unique_names()
+        return tuple(unique[i] for i in self.depth_program().layers)
 
     @nn.nowrap
     def layer_counts(self) -> dict[str, int]:
-        return dict(Counter(self.layer_names()))
+        """{mixer: number of unique layers}."""
+        return dict(Counter(self.unique_names()))
+
+    @nn.nowrap
+    def repeated_parameters(self, params: Any) -> int:
+        """What a token is multiplied with again: parameters of layers that run more than once, for each further time (negative
+        for layers that never run)."""
+        visits, found = self.depth_program().visits, 0
+        for name, stack in params["params"]["blocks"].items():
+            again = sum(visits[u] - 1 for u, kind in enumerate(self.unique_names()) if kind == name)
+            found += again * sum(math.prod(a.shape[1:]) for a in jax.tree.leaves(stack))
+        return found
 
     @nn.nowrap
     def sharding(self) -> tuple[tuple[str, tuple], ...]:
@@ -221,7 +247,7 @@ class LanguageModel(nn.Module):
         counts = self.layer_counts()
         keys = jax.random.split(key, len(counts))
         params = {name: stack(name, counts[name], k) for name, k in zip(counts, keys, strict=True)}
-        return _shrink_residual_outputs(params, self.depth) if self.scaled_residual_init else params
+        return _shrink_residual_outputs(params, len(self.depth_program())) if self.scaled_residual_init else params
 
     def _through_blocks(
         self, call: Callable[..., Any], x: Array, states: State | None, remat: Callable[[Any], Any]
@@ -229,21 +255,22 @@ class LanguageModel(nn.Module):
         """Runs every layer in order; `call(block, params, x, state, rngs, mutable)` applies one."""
         keys = None
         if self.dropout > 0 and self.has_rng("dropout"):
-            keys = jax.random.split(self.make_rng("dropout"), self.depth)
+            keys = jax.random.split(self.make_rng("dropout"), len(self.depth_program()))
         sown = ["intermediates"] if self.is_mutable_collection("intermediates") else []
         blocks = {name: self.block(name) for name in self.layer_counts()}
 
-        def layer(name, params, x, state, key):
+        def layer(name, params, own, x, state, key):
+            del own
             rngs = None if key is None else {"dropout": key}
             (x, state), extra = call(blocks[name], {"params": params}, x, state, rngs, sown)
             return x, {"state": state, **extra}
 
-        per_layer = {name: (self.blocks[name], None if states is None else states[name]) for name in blocks}
-        x, out = scan_pattern(layer, self.pattern, self.depth, x, per_layer, keys, remat, self.unroll)
-        for name in blocks:
+        program, layers = self.depth_program(), Layers(self.unique_names(), self.blocks)
+        x, out = run(layer, program, layers, x, states=states, keys=keys, remat=remat, unroll=self.unroll)
+        for name in out:
             if "intermediates" in out[name] and not self.is_initializing():
                 self.sow("intermediates", name, out[name]["intermediates"])
-        return x, None if states is None else {name: out[name]["state"] for name in blocks}
+        return x, None if states is None else {name: out[name]["state"] for name in out}
 
 
 def _shrink_residual_outputs(params: Any, depth: int) -> Any:
@@ -276,6 +303,10 @@ def check(config: Any) -> None:
     """Raises ConfigError for options out of range, or that do not go together, such as heads that do not divide the width."""
     options, _, chosen = _options(config)
     hold(options, LIMITS, "config.model.")
+    try:
+        parse(options["program"], options["depth"])
+    except ConfigError as error:
+        raise ConfigError(f"config.model.program={error}") from None
     if options["dtype"] == "float64" and not jax.config.jax_enable_x64:
         raise ConfigError("config.model.dtype='float64': jax computes in float32 unless JAX_ENABLE_X64=1 is set")
     for name, mixer in chosen:

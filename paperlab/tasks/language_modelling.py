@@ -101,7 +101,9 @@ class LanguageModelling:
 
     def flops_per_batch(self, params: Any) -> float:
         """Model FLOPs of one training step, 6 per parameter and token (Kaplan et al. 2020); a table only looked up is left out."""
-        return 6.0 * self.tokens_per_batch * find("models", self.config.model.name).matmul_parameters(params)
+        once = find("models", self.config.model.name).matmul_parameters(params)
+        again = getattr(self.model, "repeated_parameters", lambda params: 0)(params)
+        return 6.0 * self.tokens_per_batch * (once + again)
 
     def init(self, key: jax.Array, batch: dict) -> tuple[Any, Any]:
         """Parameters, and the carried state (an empty dict where none is carried)."""

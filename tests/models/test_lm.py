@@ -41,7 +41,8 @@ def _run(model, params, tokens, inputs):
 
 HYBRID = build(hybrid="gla,attention", mixers={"attention": {"window": 4}, "gla": {"short_conv": True}})
 RECURRENT = build(mixer="pararnn", residual_scale=True, mixers={"pararnn": {"mode": "parallel", "iterations": 10}})
-both_models = pytest.mark.parametrize("model", [HYBRID, RECURRENT], ids=["hybrid", "recurrent"])
+LOOPED = build(hybrid="gla,attention", depth=5, program="loop:2,1,0")
+both_models = pytest.mark.parametrize("model", [HYBRID, RECURRENT, LOOPED], ids=["hybrid", "recurrent", "looped"])
 
 
 def test_layers_run_in_order_with_their_own_weights():
@@ -53,6 +54,20 @@ def test_layers_run_in_order_with_their_own_weights():
     x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * params["final_norm"]["scale"]
     close(run(HYBRID)[0], x @ params["embedding"].T)
     assert HYBRID.layer_names() == ("gla", "attention", "gla")
+
+
+def test_shared_layers_are_one_layer_and_count_each_time():
+    assert LOOPED.layer_names() == ("gla", "attention", "gla", "attention", "gla")
+    assert LOOPED.layer_counts() == {"gla": 2, "attention": 1}
+    params = parameters(LOOPED)
+    blocks = jax.tree.map(lambda a: a, params["params"]["blocks"])
+    repeated = {"gla": [0, 1, 1], "attention": [0, 0]}  # 0 | 1 2 | 1 2, with 0 and 2 of gla
+    untied = {name: jax.tree.map(lambda a, i=i: a[jnp.array(i)], blocks[name]) for name, i in repeated.items()}
+    plain = build(hybrid="gla,attention,gla,attention,gla", depth=5)
+    close(run(LOOPED)[0], _run(plain, {"params": {**params["params"], "blocks": untied}}, TOKENS, {})[0])
+    sizes = {name: sum(a[0].size for a in jax.tree.leaves(stack)) for name, stack in blocks.items()}
+    assert LOOPED.repeated_parameters(params) == sizes["gla"] + sizes["attention"]
+    assert plain.repeated_parameters({"params": {"blocks": untied}}) == 0
 
 
 @both_models
@@ -100,12 +115,12 @@ def test_parameter_counts_of_the_paper(options, millions):
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_no_gradient(remat):
     def slope(remat):
-        model = build(remat=remat, hybrid="attention,attention", depth=3)
+        model = build(remat=remat, mixer="attention", program="loop:2,1,0", depth=3)
         return model, jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, TOKENS)[0])))
 
     (plain, want), (marked, got) = slope("none"), slope(remat)
     assert str(jax.make_jaxpr(want)(parameters(plain))).count("remat2[") == 0
-    assert str(jax.make_jaxpr(got)(parameters(marked))).count("remat2[") == 2, "the scanned period and the last layer"
+    assert str(jax.make_jaxpr(got)(parameters(marked))).count("remat2[") == 2, "the layer before and the loop"
     want, got = (jax.jit(f, compiler_options=QUICK)(parameters(plain)) for f in (want, got))
     jax.tree.map(partial(close, atol=1e-4), got, want)
 
@@ -229,6 +244,8 @@ def test_made_from_a_config_and_from_plain_dicts_alike():
         ({"mixer": "attention"}, {"attention": {"position": "sine"}}, "config.mixers.attention.position='sine'"),
         ({"mixer": "pararnn"}, {"pararnn": {"bare": True, "expand": 2.0}}, "config.mixers.pararnn: it puts out 32"),
         ({"depth": 0}, {}, "model.depth=0"),
+        ({"depth": 4, "program": "loop:3"}, {}, "config.model.program='loop:3' of 4 layers: 3 loops must divide"),
+        ({"program": "spiral:3"}, {}, "config.model.program='spiral:3': say loop:R"),
         ({"hybrid": "gla,,gla"}, {}, "model.hybrid"),
     ],
 )
