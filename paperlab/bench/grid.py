@@ -89,15 +89,15 @@ def drawn(what: str, mode: str, N: int, side: int, D: int) -> tuple[tuple, jax.A
     rng = np.random.default_rng(0)
     lead = (N, 4) if what == "four" else (N,)
 
-    def uniform(*shape: int) -> np.ndarray:
-        return rng.uniform(size=shape).astype(np.float32)
+    def uniform(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.uniform(size=shape), jnp.float32)
 
     source, mark_l, mark_u = (uniform(*lead, side, side, 1, 1, 1) for _ in range(3))
     angle, decay = uniform(*lead, side, side, 1, 1), uniform(*lead, side, side, 1, 1)
     right, down = (decay * angle, decay * (1 - angle)) if mode == "P" else (decay, decay)
     gates = Gates(source, 1 - source, right, right, down if mode == "P" else None, down, mark_l, mark_u)
-    q, k, v, weight = (rng.normal(size=(N, side, side, D, 1)).astype(np.float32) for _ in range(4))
-    return jax.tree.map(jnp.asarray, (q, k, v, gates, uniform(N, side, side, 1, 1, 1, 1))), jnp.asarray(weight)
+    q, k, v, weight = (jnp.asarray(rng.normal(size=(N, side, side, D, 1)), jnp.float32) for _ in range(4))
+    return (q, k, v, gates, uniform(N, side, side, 1, 1, 1, 1)), weight
 
 
 def ours(what: str, side: int) -> dict[str, Callable]:

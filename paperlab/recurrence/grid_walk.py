@@ -76,11 +76,13 @@ def _written(J: tuple, s: Array | None, words: Words) -> Array | None:
     return _split(outer, s.shape[-4], DK)
 
 
-def _passed(
-    block: Block, right: Array | None, down: Array | None, left: Array | None, up: Array | None, like: tuple
-) -> tuple[Array, Array]:
-    """The states that leave a block: what it wrote and what it passes on. like: (leading axes, DK, DV, dtype)."""
+def _passed(block: Block, writes: tuple, left: Array | None, up: Array | None, like: tuple) -> tuple[Array, Array]:
+    """The states that leave a block: what it wrote and what it passes on.
+
+    writes: to the right, down; like: (leading axes, DK, DV, dtype).
+    """
     lead, DK, DV, dtype = like
+    right, down = writes
 
     def passed(T: Array | None, state: Array | None) -> Array | None:
         if T is None or state is None:
@@ -126,8 +128,8 @@ def node_by_node(q: Array, k: Array, v: Array, gates: Gates, state: Edges | None
             matrices, q, k, v, left = now
             one = block.of([*matrices, None])
             words = _words(*(x[..., None, :, :] for x in (q, k, v)))
-            writes = (_written(J, s, words) for s in (one.sr, one.sd))
-            right, down = _passed(one, *writes, left, up, like)
+            writes = (_written(J, one.sr, words), _written(J, one.sd, words))
+            right, down = _passed(one, writes, left, up, like)
             return down, (_read(J, one, words, left, up)[..., 0, :, :], right)
 
         bottom, (out, right) = lax.scan(node, top, (matrices, q, k, v, left))
@@ -153,13 +155,13 @@ def by_diagonals(
     block = merged(single(gates), cut)
     q, k, v = (in_blocks(jnp.broadcast_to(x, (*lead, *x.shape[-4:])), cut) for x in (q, k, v))
     words = _words(q, k, v)
-    writes = [_written(J, s, words) for s in (block.sr, block.sd)]
+    writes = (_written(J, block.sr, words), _written(J, block.sd, words))
     if bx == by == 1:
         alone = block.of([None if m is None else m[..., 0, 0, :, :] for m in block.matrices])
         words, writes = jax.tree.map(lambda x: x.reshape(*lead, *x.shape[len(lead) + 2 :]), (words, writes))
         border = (None, None) if state is None else state
         out = _read(J, alone, words, *border)[..., None, None, :, :, :]
-        return in_rows(out, cut), Edges(*_passed(alone, *writes, *border, like))
+        return in_rows(out, cut), Edges(*_passed(alone, writes, border[0], border[1], like))
     state = state or nothing(lead, X, Y, DK, v.shape[-2], gates)
     left = state.vertical.reshape(*lead, by, -1, *state.vertical.shape[-2:])
     top = state.horizontal.reshape(*lead, bx, -1, *state.horizontal.shape[-2:])
@@ -174,7 +176,7 @@ def nothing(lead: tuple[int, ...], X: int, Y: int, DK: int, DV: int, gates: Gate
     return Edges(jnp.zeros((*lead, Y * JT, DK, DV), dtype), jnp.zeros((*lead, X * JT, DK, DV), dtype))
 
 
-def _diagonals(block: Block, writes: list, left: Array, top: Array, count: tuple[int, int], like: tuple) -> tuple:
+def _diagonals(block: Block, writes: tuple, left: Array, top: Array, count: tuple[int, int], like: tuple) -> tuple:
     """The states on the way: row y of diagonal d is the block (d - y, y).
 
     Returns:
@@ -210,13 +212,13 @@ def _diagonals(block: Block, writes: list, left: Array, top: Array, count: tuple
         left, down = carry
         turns, writes, top, here = now
         up = jnp.concatenate([top[..., None, :, :, :], down[..., :-1, :, :, :]], -4)
-        right, down = _passed(block.of([*turns, *[None] * 5]), *writes, left, up, ((*lead, by), *inner))
+        right, down = _passed(block.of([*turns, *[None] * 5]), writes, left, up, ((*lead, by), *inner))
         return (jnp.where(here[:, None, None, None], right, left), down), (left, up, down[..., -1, :, :, :])
 
     tops = jnp.moveaxis(top, -4, 0)
     tops = jnp.pad(tops, [(0, by - 1), *[(0, 0)] * (tops.ndim - 1)])
     turns = [slanted(m, 2) for m in (block.rl, block.ru, block.dl, block.du)]
-    inputs = (turns, [slanted(w, 3) for w in writes], tops, jnp.asarray(here))
+    inputs = (turns, (slanted(writes[0], 3), slanted(writes[1], 3)), tops, jnp.asarray(here))
     nothing = jnp.zeros((*lead, by, *top.shape[-3:]), left.dtype)
     (left, _), (lefts, ups, bottoms) = lax.scan(step, (left, nothing), inputs)
     return (straight(lefts, 3), straight(ups, 3)), (left, jnp.moveaxis(bottoms[by - 1 :], 0, -4))

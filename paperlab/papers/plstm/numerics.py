@@ -28,11 +28,12 @@ def random_grid(X: int, Y: int, J: dict[str, int], seed: int, missing: tuple[str
     source, mark = (J["JT"], J["JK"], J["JV"]), (J["JO"], J["JQ"], J["JT"])
     tails = dict(zip(Gates._fields, (source, source, turn, turn, turn, turn, mark, mark), strict=True))
     size = 0.45 / J["JT"] ** 0.5
-    gates = {n: None if n in missing else size * rng.normal(size=(X, Y, *tail)) for n, tail in tails.items()}
+    drawn = {n: None if n in missing else size * rng.normal(size=(X, Y, *tail)) for n, tail in tails.items()}
+    gates = Gates(**jax.tree.map(jnp.asarray, drawn))
     q, k = (rng.normal(size=(X, Y, 4, J[j])) for j in ("JQ", "JK"))
     v, direct = rng.normal(size=(X, Y, 4, J["JV"])), rng.normal(size=(X, Y, J["JO"], J["JQ"], J["JK"], J["JV"]))
-    entering = Edges(*(rng.normal(size=(n, 4, 4, J["JT"])) for n in (Y, X)))
-    return jax.tree.map(jnp.asarray, (q, k, v, Gates(**gates), direct, entering))
+    entering = Edges(*(jnp.asarray(rng.normal(size=(n, 4, 4, J["JT"]))) for n in (Y, X)))
+    return jax.tree.map(jnp.asarray, (q, k, v, gates, direct, entering))
 
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiling twenty programs is what claim 1 spends its time on

@@ -176,15 +176,15 @@ def fields() -> dict[str, np.ndarray]:
     alpha = np.linspace(0.1, 0.9, side)[:, None, None, None]
     bent = {"rl": alpha, "ru": alpha, "dl": 1 - alpha, "du": 1 - alpha}
     plain = p_mode(side, side, 0.5)
-    turned = {name: np.broadcast_to(a, plain.rl.shape).astype("float32") for name, a in bent.items()}
+    turned: dict[str, Any] = {name: np.broadcast_to(a, plain.rl.shape).astype("float32") for name, a in bent.items()}
     chosen["P-mode, angle grows with x"] = plain._replace(**turned)
     chosen |= {"P-mode, decay 0.9": p_mode(side, side, 0.5, 0.9), "D-mode, decay 0.9": d_mode(side, side, 0.9)}
     wall = np.ones((side, side, 1, 1), "float32")
     wall[6:14, 10] = 0
     for chirality in "LR":
         gates = d_mode(side, side, 0.9, chirality)
-        shut = {name: getattr(gates, name) for name in ("rl", "ru", "dl", "du")}
-        shut = {name: None if gate is None else gate * wall for name, gate in shut.items()}
+        turns = {name: getattr(gates, name) for name in ("rl", "ru", "dl", "du")}
+        shut: dict[str, Any] = {name: None if gate is None else gate * wall for name, gate in turns.items()}
         chosen[f"D-mode ({chirality}), a wall"] = gates._replace(**shut)
     return {name: np.array(response(gates)) for name, gates in chosen.items()}
 
