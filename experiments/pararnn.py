@@ -6,6 +6,7 @@
     python -m paperlab.run --config=experiments/pararnn.py:full_1b          the paper's recipe, 8 devices or more, token files
 
 The default trains ParaGRU on the interpreter's own standard-library sources, cut into documents, the state reset at their borders.
+Expect 1.54 bits a validation byte (gzip -9: 1.97, xz -9: 1.55; 2026-11-23, Python 3.12.1).
 On a CPU the cells run step by step (mode "auto"): there the parallel solution is no faster, and nothing here claims that it is.
 Claims and what became of them: paperlab/papers/pararnn/README.md.
 """

@@ -169,7 +169,7 @@ class Classification:
         if not splits:
             return {}
         probabilities = jax.jit(lambda x: jax.nn.softmax(self.logits(params, state, x)))
-        rows = {}
+        rows: dict[str, Any] = {}
         for split in splits:
             found = []
             for batch in self.data(split)[:SHOWN]:

@@ -35,10 +35,12 @@ def chains(
     """
     rng = np.random.default_rng((seed, split, index))
     label = int(rng.integers(2))
-    kinds, edges, keys = [], [], []
+    kinds: list[np.ndarray] = []
+    edges: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
     for first, last in _ends(count, label, rng):
         length = int(rng.integers(shortest, longest + 1))
-        start = sum(map(len, kinds))
+        start = sum(len(part) for part in kinds)
         along = np.sort(rng.random(length))
         inner = 1 + np.flatnonzero(rng.random(max(length - 2, 0)) < twigs)
         own = rng.integers(2, size=length + len(inner))
