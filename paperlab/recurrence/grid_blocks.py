@@ -235,7 +235,16 @@ def _turned(a: Block) -> Block:
 
 
 def _times(a: Matrix, b: Matrix) -> Matrix:
-    return None if a is None or b is None else a @ b
+    return None if a is None or b is None else product(a, b)
+
+
+def product(a: Array, b: Array) -> Array:
+    """a b; axes between the first and the matrices become one, since XLA refuses products of eight axes on a CPU (under vmap)."""
+    lead = a.shape[:-2]
+    if len(lead) < 3 or lead != b.shape[:-2]:
+        return a @ b
+    both = a.reshape(lead[0], -1, *a.shape[-2:]) @ b.reshape(lead[0], -1, *b.shape[-2:])
+    return both.reshape(*lead, *both.shape[-2:])
 
 
 def _grid(parts: list[list[Matrix]], rows: list[int], cols: list[int]) -> Matrix:

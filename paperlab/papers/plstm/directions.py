@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kernels_pallas.platforms import platform
 from paperlab.layers.sharding import by_rows
 from paperlab.recurrence.grid import IMPLEMENTATIONS, Edges, Gates, attend, grid_memory, merged_whole
 from paperlab.recurrence.grid_blocks import in_blocks, in_rows, merged, mirrored, single, sizes
@@ -102,8 +101,8 @@ def read_grid(
       directions: which of the four there are.
       fused: sum the directions; else give each.
       impl: of `grid_memory`, direction by direction, or "summed" (only where fused): the sum of G and one attention with it.
-        "auto": where `merged_whole`, the whole grid, "hierarchical" on a CPU (measured: turning q, k and v costs less there than
-        turning G), "summed" elsewhere (unmeasured: a quarter of the products with q, k and v); "wavefront" from there on.
+        "auto": where `merged_whole`, the whole grid, "summed" (a quarter of the products with q, k and v) or, where not fused,
+        "hierarchical"; "wavefront" from there on.
       chunk: side of a block for "wavefront".
       padding: with zeros, "needed" where `chunk` does not divide the sides, or to the next "power_of_two".
 
@@ -112,7 +111,7 @@ def read_grid(
     """
     X, Y = q.shape[2:4]
     if impl == "auto":
-        whole = SUMMED if fused and platform() != "cpu" else "hierarchical"
+        whole = SUMMED if fused else "hierarchical"
         impl = whole if merged_whole(X, Y, max(q.shape[-2], v.shape[-2])) else "wavefront"
     if impl == SUMMED and not fused:
         raise ValueError(f"impl={SUMMED!r}: directions that stay apart have no sum; choose another")
@@ -173,7 +172,9 @@ def walk(
 def reads_itself(q: Array, k: Array, v: Array, direct: Array) -> Array:
     """DK^-1/2 q direct k v of every node with itself: [..., X, Y, DV, JO]."""
     scores = jnp.einsum("...dq,...dk->...qk", q, k) * q.shape[-2] ** -0.5
-    weights = jnp.einsum("...oqkl,...qk->...ol", direct, scores)
+    weights = (direct * scores[..., None, :, :, None]).sum(
+        (-3, -2)
+    )  # sums: XLA refuses products of eight axes on a CPU
     return jnp.einsum("...ol,...vl->...vo", weights, v)
 
 
