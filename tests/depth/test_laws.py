@@ -20,7 +20,7 @@ from paperlab.layers.block import Block
 
 B, T, WIDTH = 2, 10, 8
 QUICK = {"xla_backend_optimization_level": 0}
-close = partial(np.testing.assert_allclose, rtol=3e-5, atol=3e-5)
+assert_close = partial(np.testing.assert_allclose, rtol=3e-5, atol=3e-5)
 OPTIONS = {"gla": {"short_conv": True}, "attention": {"kv_heads": 1}}
 MIDDLE = shared(6, 2, "middle_cycle")
 EXPERT, TOKEN = Options(router="expert", alpha=1.0), Options(router="token", score="softmax", alpha=1.0)
@@ -107,7 +107,7 @@ def test_tied_equals_untied_with_copied_weights(mixers, program):
         layers = {mixers: untie(tied.params["params"]["layers"][mixers], program)}
     flat = Recursive(tied.model.blocks, tuple(program_of_kinds), plain(len(program)), WIDTH)
     got, _, _ = flat.apply({"params": {"layers": layers}}, tied.x)
-    close(got, tied.run()[0])
+    assert_close(got, tied.run()[0])
 
 
 @ALL
@@ -118,7 +118,7 @@ def test_step_by_step_equals_whole(row):
         y, state = t.step(t.params, t.x[:, i], state, jnp.full((B,), i))
         outputs.append(y)
     whole, _, routed = t.run()
-    close(jnp.stack(outputs, 1), whole)
+    assert_close(jnp.stack(outputs, 1), whole)
     if routed is not None:
         assert 0 < int(routed.taken[-1].sum()) < B * T or len(row[1]) == 3  # both ways are taken
 
@@ -128,7 +128,7 @@ def test_split_with_carried_state_equals_whole(row):
     t = trial(row)
     left, carried, _ = t.run(t.x[:, :5], state=t.model.zero_state(B, T))
     right, _, _ = t.run(t.x[:, 5:], state=carried)
-    close(jnp.concatenate([left, right], 1), t.run()[0])
+    assert_close(jnp.concatenate([left, right], 1), t.run()[0])
 
 
 @ALL
@@ -137,10 +137,10 @@ def test_no_output_sees_a_later_input_or_another_row(row):
     before = t.run()[0]
     for i in (0, 5, 9):
         after = t.run(t.x.at[0, i].add(1.0))[0]
-        close(after[0, :i], before[0, :i])
-        close(after[1], before[1])
+        assert_close(after[0, :i], before[0, :i])
+        assert_close(after[1], before[1])
         assert jnp.abs(after[0, i] - before[0, i]).max() > 1e-3
-    close(t.run(t.x[1:])[0], before[1:])
+    assert_close(t.run(t.x[1:])[0], before[1:])
 
 
 @WITH_ROUTER
@@ -153,7 +153,7 @@ def test_padding_changes_nothing(row, select):
     valid = jnp.broadcast_to(jnp.arange(T + 4) < T, (B, T + 4))
     run = partial(t.whole, t.params, select=select)
     got, _, routed = run(wide, valid=valid)
-    close(got[:, :T], run(t.x)[0])
+    assert_close(got[:, :T], run(t.x)[0])
     assert not bool(routed.taken[:, :, T:].any())
 
 
@@ -162,7 +162,7 @@ def test_packed_equals_separate(row):
     t = trial(row)
     ids = jnp.broadcast_to(jnp.repeat(jnp.array([5, 2]), jnp.array([4, 6]), total_repeat_length=T), (B, T))
     parts = [t.run(part)[0] for part in (t.x[:, :4], t.x[:, 4:])]
-    close(t.run(segment_ids=ids)[0], jnp.concatenate(parts, 1))
+    assert_close(t.run(segment_ids=ids)[0], jnp.concatenate(parts, 1))
 
 
 @WITH_ROUTER
@@ -170,7 +170,7 @@ def test_a_few_sizes_to_choose_from_change_nothing(row):
     t = trial(row)
     model = t.model.clone(options=changed(t.model.options, sizes=(3, 6)))
     got = jax.jit(partial(model.apply, select="threshold"), compiler_options=QUICK)(t.params, t.x)[0]
-    close(got, t.run()[0])
+    assert_close(got, t.run()[0])
 
 
 @WITH_ROUTER
@@ -202,7 +202,7 @@ def test_unselected_tokens_are_untouched_and_full_capacity_is_a_plain_loop():
     for _ in range(2):
         one = jax.tree.map(lambda a: a[0], t.params["params"]["layers"]["gla"])
         x = x + dict(t.model.blocks)["gla"].apply({"params": one}, x)[0]
-    close(full.apply(t.params, t.x)[0], x)
+    assert_close(full.apply(t.params, t.x)[0], x)
 
 
 def test_top_k_looks_ahead_and_a_threshold_does_not():

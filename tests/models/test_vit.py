@@ -15,7 +15,7 @@ from paperlab.models import vit
 from paperlab.papers.plstm import vision
 
 QUICK = {"xla_backend_optimization_level": 0}
-near = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+assert_near = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
 IMAGES = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, 6, 3)), jnp.float32)
 
 
@@ -64,7 +64,7 @@ def test_it_is_the_equations():
         h = np.asarray(jax.nn.gelu(h, approximate=False)) @ p["ffn"]["down"]["kernel"] + p["ffn"]["down"]["bias"]
         z = z + p["ffn_scale"]["scale"] * h
     want = layer_norm(z, own["final_norm"])[:, 0] @ own["head"]["kernel"] + own["head"]["bias"]
-    near(logits(model, parameters(model), IMAGES), want)
+    assert_near(logits(model, parameters(model), IMAGES), want)
 
 
 @pytest.mark.parametrize(("width", "heads", "count"), [(192, 3, 5717416), (384, 6, 22050664), (768, 12, 86567656)])
@@ -86,7 +86,7 @@ def test_bicubic_weights():
     np.testing.assert_allclose(double[0], [0.87890625 + 0.26171875 - 0.03515625, -0.10546875, 0, 0, 0, 0])
     table = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 2)), jnp.float32)
     want = np.einsum("ax,by,xyd->abd", bicubic(3, 7), bicubic(4, 5), table)
-    near(resized(table, (7, 5)), want)
+    assert_near(resized(table, (7, 5)), want)
     assert resized(table, (3, 4)) is table
 
 
@@ -97,7 +97,7 @@ def test_other_sizes_than_those_of_the_start(pooling):
     assert logits(model, parameters(model), large).shape == (2, 5)
     resized_by_hand = jax.tree.map(lambda a: a, parameters(model))
     resized_by_hand["params"]["position"]["table"] = resized(parameters(model)["params"]["position"]["table"], (4, 6))
-    near(logits(model, resized_by_hand, large), logits(model, parameters(model), large))
+    assert_near(logits(model, resized_by_hand, large), logits(model, parameters(model), large))
 
 
 def test_pooling():
@@ -121,7 +121,7 @@ def test_whole_rows_of_a_branch_are_dropped():
     rising = build(depth=5, drop_path=0.4, drop_path_linear=True)
     np.testing.assert_allclose(rising.drop_rates(), [0, 0.1, 0.2, 0.3, 0.4])
     params = parameters(build(depth=5))
-    near(logits(rising, params, IMAGES), logits(build(depth=5), params, IMAGES))
+    assert_near(logits(rising, params, IMAGES), logits(build(depth=5), params, IMAGES))
     changed = logits(rising, params, IMAGES, {"dropout": jax.random.key(0)})
     assert not np.allclose(changed, logits(rising, params, IMAGES))
 

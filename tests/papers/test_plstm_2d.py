@@ -15,8 +15,8 @@ from paperlab.papers.plstm.layer2d import Layer2D
 from paperlab.recurrence.grid import Edges, Gates, four_directions, gating, grid_memory
 from tests.recurrence.laws import QUICK
 
-close = partial(np.testing.assert_allclose, rtol=0, atol=1e-11)
-near = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+assert_close = partial(np.testing.assert_allclose, rtol=0, atol=1e-11)
+assert_near = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
 J = {"JT": 2, "JO": 1, "JQ": 1, "JK": 2, "JV": 1}
 ALL = (0, 1, 2, 3)
 
@@ -75,13 +75,13 @@ def test_four_directions_are_flip_run_flip(size, missing):
         arguments = drawn(*size, missing)
         each, own = jax.jit(one_by_one, compiler_options=QUICK)(*arguments)
         want, slopes = read(arguments, "nodes")
-        close(want, each.sum(2) + own)
+        assert_close(want, each.sum(2) + own)
         for impl in ("summed", "hierarchical", "wavefront"):
             got, gradients = read(arguments, impl)
-            close(got, want)
-            jax.tree.map(partial(close, atol=1e-10), gradients, slopes)
+            assert_close(got, want)
+            jax.tree.map(partial(assert_close, atol=1e-10), gradients, slopes)
         for impl in ("hierarchical", "wavefront"):
-            close(read(arguments, impl, fused=False)[0], each + own[:, :, None])
+            assert_close(read(arguments, impl, fused=False)[0], each + own[:, :, None])
 
 
 def test_zeros_around_the_grid_change_nothing():
@@ -90,8 +90,8 @@ def test_zeros_around_the_grid_change_nothing():
         want, slopes = read(arguments, "hierarchical")
         for impl, chunk in (("hierarchical", 2), ("wavefront", 4)):
             got, gradients = read(arguments, impl, padding="power_of_two", chunk=chunk)
-            close(got, want)
-            jax.tree.map(partial(close, atol=1e-10), gradients, slopes)
+            assert_close(got, want)
+            jax.tree.map(partial(assert_close, atol=1e-10), gradients, slopes)
 
 
 def test_the_sum_of_g_reaches_every_node_from_every_node():
@@ -102,7 +102,7 @@ def test_the_sum_of_g_reaches_every_node_from_every_node():
         assert (np.abs(G) > 0).all()
         scores = np.einsum("xyd,abd->xyab", q[0, 0, ..., 0], k[0, 0, ..., 0]) * 3**-0.5
         want = np.einsum("xyab,abv->xyv", G * scores, v[0, 0, ..., 0])
-        close(out_of(q, k, v, gates, direct, impl="summed")[0, 0, ..., 0], want)
+        assert_close(out_of(q, k, v, gates, direct, impl="summed")[0, 0, ..., 0], want)
 
 
 def test_exchanging_x_and_y_exchanges_right_and_down():
@@ -112,13 +112,13 @@ def test_exchanging_x_and_y_exchanges_right_and_down():
         g = Gates(*(jnp.swapaxes(x, 3, 4)[:, :, np.array([0, 2, 1, 3])] for x in gates))
         exchanged = Gates(g.source_d, g.source_r, g.du, g.dl, g.ru, g.rl, g.mark_u, g.mark_l)
         q, k, v, direct = (jnp.swapaxes(x, 2, 3) for x in (q, k, v, direct))
-        close(jnp.swapaxes(out_of(q, k, v, exchanged, direct, impl="hierarchical"), 2, 3), want)
+        assert_close(jnp.swapaxes(out_of(q, k, v, exchanged, direct, impl="hierarchical"), 2, 3), want)
 
 
 def test_turning_twice_is_nothing():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, 5, 2, 1)))
-    near(turned(turned(x, -4, ALL, of=-5), -4, ALL, of=-5), x)
-    near(turned(spread(x[:, 0], -4, ALL), -4, ALL, of=-5), jnp.stack([x[:, 0]] * 4, 1))
+    assert_near(turned(turned(x, -4, ALL, of=-5), -4, ALL, of=-5), x)
+    assert_near(turned(spread(x[:, 0], -4, ALL), -4, ALL, of=-5), jnp.stack([x[:, 0]] * 4, 1))
     assert not np.allclose(turned(x, -4, ALL, of=-5), x)
 
 
@@ -152,16 +152,16 @@ def _run(module, method, params, x, inputs):
 @pytest.mark.parametrize("pmode", ["paper", "reference"])
 def test_p_mode_splits_every_edge_by_its_angle(pmode):
     _, _, _, g, _ = run(layer(pmode=pmode), method="read")
-    near(g.rl, g.ru)
-    near(g.dl, g.du)
-    near(g.mark_l, g.mark_u)
+    assert_near(g.rl, g.ru)
+    assert_near(g.dl, g.du)
+    assert_near(g.mark_l, g.mark_u)
     sums, sources = g.rl + g.dl, g.source_r + g.source_d
     if pmode == "reference":
-        near(sums, 1)
-        near(sources, 1)
+        assert_near(sums, 1)
+        assert_near(sources, 1)
     else:
         assert float(jnp.abs(sums).max()) <= 1
-        near(g.rl / sums, g.source_r[..., 0] / sources[..., 0])
+        assert_near(g.rl / sums, g.source_r[..., 0] / sources[..., 0])
         assert 0 < float(sources.min()) < float(sources.max()) < 1
 
 
@@ -180,10 +180,10 @@ def test_where_training_starts():
     params = started(module)
     _, _, _, g, direct = run((module, params), method="read")
     alpha = jax.nn.sigmoid(jnp.array([-2.0, 0.0, 2.0]))
-    near(g.rl[..., 0, 0], jnp.broadcast_to(alpha[:, None, None, None] * np.tanh(5), g.rl.shape[:-2]))
-    near(g.mark_l, jax.nn.sigmoid(-4.0))
-    near(g.source_r + g.source_d, jax.nn.sigmoid(-4.0))
-    near(direct, jax.nn.sigmoid(-6.0))
+    assert_near(g.rl[..., 0, 0], jnp.broadcast_to(alpha[:, None, None, None] * np.tanh(5), g.rl.shape[:-2]))
+    assert_near(g.mark_l, jax.nn.sigmoid(-4.0))
+    assert_near(g.source_r + g.source_d, jax.nn.sigmoid(-4.0))
+    assert_near(direct, jax.nn.sigmoid(-6.0))
     assert {"bias", "map"} == set(params["params"]["source"])
     bare = jax.eval_shape(Layer2D(12, 3, gate_inputs="").init, jax.random.key(0), X[:1, :2, :2])["params"]
     assert all("map" not in bare[n] for n in ("source", "mark", "direct", "orientation"))
@@ -194,7 +194,7 @@ def test_where_training_starts():
 def test_gates_of_biases_alone_are_kept_once_for_all_rows():
     _, _, _, g, direct = run(layer(gate_inputs="T"), method="read")
     assert [x.shape[0] for x in (g.source_r, g.mark_l, direct, g.rl)] == [1, 1, 1, 2]
-    near(run(layer(gate_inputs="T")), run(layer(gate_inputs="T", grid_impl="nodes")))
+    assert_near(run(layer(gate_inputs="T")), run(layer(gate_inputs="T", grid_impl="nodes")))
 
 
 def test_block_diagonal_gates_read_their_own_channels():
@@ -218,7 +218,7 @@ def test_directions_apart_are_normed_before_they_are_averaged():
     y = jnp.stack(single, 1)[..., 0]
     y = y / jnp.sqrt((y**2).mean(-1, keepdims=True) + 1e-5) * params["params"]["head_norm"]["scale"][:, None, None]
     y = jnp.moveaxis(y.mean(1), 1, 3).reshape(2, 4, 6, 12) @ params["params"]["out"]["kernel"][0]
-    near(run(made), y, atol=1e-4)
+    assert_near(run(made), y, atol=1e-4)
     assert not np.allclose(run(made), run((module.clone(fused=True), params)), atol=1e-2)
 
 
@@ -228,13 +228,13 @@ def test_state_tracking_sizes(mode):
     want = run(layer(mode, **sizes, grid_impl="nodes"))
     assert want.shape == X.shape
     for impl in ("summed", "wavefront"):
-        near(run(layer(mode, **sizes, grid_impl=impl)), want, atol=1e-4)
+        assert_near(run(layer(mode, **sizes, grid_impl=impl)), want, atol=1e-4)
 
 
 def test_tiles_with_carried_states_are_the_whole():
     made = layer(directions="0", grid_impl="wavefront", chunk=2)
     whole, leaving = run(made, method="tile")
-    near(whole, run(made))
+    assert_near(whole, run(made))
     parts, right = {}, {}
     for y in (slice(0, 4), slice(4, 6)):
         left = None
@@ -248,8 +248,8 @@ def test_tiles_with_carried_states_are_the_whole():
             parts[x.start, y.start], out = run(made, X[:, x, y], method="tile", entering=entering)
             left, right["down", x.start] = out.vertical, out.horizontal
     joined = [jnp.concatenate([parts[x, 0], parts[x, 4]], 2) for x in (0, 2)]
-    near(jnp.concatenate(joined, 1), whole)
-    near(right["down", 2], leaving.horizontal[:, :, :, 2:])
+    assert_near(jnp.concatenate(joined, 1), whole)
+    assert_near(right["down", 2], leaving.horizontal[:, :, :, 2:])
 
 
 def test_convolution_on_a_grid():
@@ -260,7 +260,7 @@ def test_convolution_on_a_grid():
     for x, y, i, j in np.ndindex(4, 6, 3, 3):
         if x >= i and y >= j:
             want[:, x, y] += w[i, j] * z[:, x - i, y - j]
-    near(GridConvolution(3).apply({"params": {"kernel": w, "bias": b}}, X), want)
+    assert_near(GridConvolution(3).apply({"params": {"kernel": w, "bias": b}}, X), want)
 
 
 def test_one_direction_with_its_convolution_is_causal():
@@ -330,7 +330,7 @@ def test_layers_run_in_turn_with_their_own_weights():
     z = z / jnp.sqrt((z**2).mean(-1, keepdims=True) + 1e-5) * params["params"]["final_norm"]["scale"]
     corners = jnp.concatenate([z[:, 0, 0], z[:, -1, 0], z[:, 0, -1], z[:, -1, -1]], -1)
     head = params["params"]["head"]
-    near(logits(model, params, IMAGES), corners @ head["kernel"] + head["bias"])
+    assert_near(logits(model, params, IMAGES), corners @ head["kernel"] + head["bias"])
 
 
 def test_larger_grids_need_no_other_weights():
@@ -367,7 +367,7 @@ def test_remat_changes_no_gradient():
     def slope(model, params):
         return jax.grad(lambda p: jnp.sin(model.apply(p, IMAGES)).sum())(params)
 
-    jax.tree.map(partial(near, atol=1e-4), slope(marked, parameters(plain)), slope(plain, parameters(plain)))
+    jax.tree.map(partial(assert_near, atol=1e-4), slope(marked, parameters(plain)), slope(plain, parameters(plain)))
 
 
 def test_half_precision_keeps_parameters_gates_and_logits_in_float32():
@@ -401,6 +401,8 @@ def test_gates_turned_have_g_of_each_direction():
     with jax.enable_x64(True):
         q, k, v, gates, _ = drawn(3, 4)
         G = quick(lambda gates: gating(gates_turned(gates, ALL)))(gates)
-        close(G[:, :, 3], quick(gating)(Gates(*(jnp.flip(g[:, :, 3], (2, 3)) for g in gates))))
+        assert_close(G[:, :, 3], quick(gating)(Gates(*(jnp.flip(g[:, :, 3], (2, 3)) for g in gates))))
         only, first = Gates(*(g[:, :, :1] for g in gates)), Gates(*(g[:, :, 0] for g in gates))
-        close(quick(partial(attend_to_all, directions=(0,)))(q, k, v, only), quick(grid_memory)(q, k, v, first)[0])
+        assert_close(
+            quick(partial(attend_to_all, directions=(0,)))(q, k, v, only), quick(grid_memory)(q, k, v, first)[0]
+        )

@@ -63,15 +63,15 @@ OTHERWISE = {"gates": "node", "modes": "D", "block": "pre", "pooling": "max", "d
 
 @pytest.mark.parametrize("changes", [{}, {**OTHERWISE, "directions": "forward"}], ids=["usual", "otherwise"])
 def test_a_graph_in_a_batch_is_as_it_is_alone(changes):
-    does_not_depend_on_its_batch(model_of(**changes))
+    assert_independent_of_its_batch(model_of(**changes))
 
 
 @pytest.mark.parametrize("kind", gnn.KINDS)
 def test_a_network_s_answer_for_a_graph_does_not_depend_on_its_batch(kind):
-    does_not_depend_on_its_batch(gnn.GNN(FEATURES, kind, width=WIDTH, depth=1, heads=2))
+    assert_independent_of_its_batch(gnn.GNN(FEATURES, kind, width=WIDTH, depth=1, heads=2))
 
 
-def does_not_depend_on_its_batch(model):
+def assert_independent_of_its_batch(model):
     params, run = ready(model)
     parts = [random_graph(nodes, seed) for seed, nodes in enumerate((5, 6, 1, 6))]
     together = run(params, batch_of(parts[:3], parts[3:]))
