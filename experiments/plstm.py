@@ -215,14 +215,17 @@ def tracking(group: str = "Z2", turning: bool = True) -> ConfigDict:
     config = base_config(task="state_tracking", model="lm")
     config.task.update(group=group, alphabet="generators")
     config.model.update(mixer="plstm", width=32, depth=1, heads=8)
-    config.mixers.plstm.update(JT=2, JV=1, JO=2, DV=4, short_conv=False, gate_weights="normal", spread=0.5)
+    abelian = group.startswith("Z")
+    config.mixers.plstm.update(
+        JT=2 if abelian else 4, JV=1, JO=2, DV=4, short_conv=False, gate_weights="normal", spread=0.5
+    )
     config.mixers.plstm.orthogonal = "householder"
     config.mixers.plstm.update(source_bias=0.0, mark_bias=0.0, direct_bias=0.0, transition_bias=0.0)
     if not turning:
         config.mixers.plstm.update(JT=1, eigenvalues="logsigmoid", transition_bias=4.0)
     config.data.update(sequence_length=32, batch_size=32)
-    config.train.update(steps=600 if group == "Z2" else 1500, checkpoint_every=300)
-    config.optim.update(lr=1e-2, weight_decay=0.01)
+    config.train.update(steps=600 if abelian else 2500, checkpoint_every=500)
+    config.optim.update(lr=1e-2, weight_decay=0.01, warmup=0.05)
     config.evaluators.val.update(every=150, batches=0)
     config.checkpoint.update(best_metric="val_last_accuracy", best_mode="max")
     return config
