@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from paperlab.recurrence.grid_blocks import Block, Edges, Gates, in_blocks, in_rows, merged, single, sizes
+from paperlab.recurrence.grid_blocks import Block, Edges, Gates, in_blocks, in_rows, merged, product, single, sizes
 
 
 class Words(NamedTuple):
@@ -38,10 +38,10 @@ def _inside(J: tuple, G: Array, words: Words) -> Array:
     JO, JQ, JK, JV = J
     n = words.queries[0].shape[-2]
     G = G.reshape(*G.shape[:-2], n, JO, JQ, n, JK, JV)
-    scores = [[q @ k for k in words.keys] for q in words.queries]
+    scores = [[product(q, k) for k in words.keys] for q in words.queries]
     products = [G[..., i, :, j, :] * scores[i][j][..., None, :, None] for i in range(JQ) for j in range(JK)]
     weights = sum(products[1:], products[0])
-    return _split(weights.reshape(*weights.shape[:-4], n * JO, n * JV) @ words.values, n, JO)
+    return _split(product(weights.reshape(*weights.shape[:-4], n * JO, n * JV), words.values), n, JO)
 
 
 def _read(J: tuple, block: Block, words: Words, left: Array | None, up: Array | None) -> Array:
@@ -55,7 +55,7 @@ def _read(J: tuple, block: Block, words: Words, left: Array | None, up: Array | 
         products = [m[..., i, :, None] * q[..., :, None, None, :] for i, q in enumerate(words.queries)]
         reading = sum(products[1:], products[0])
         reading = reading.reshape(*reading.shape[:-4], n * J[0], -1)
-        return _split(reading @ state.reshape(*state.shape[:-3], -1, DV), n, J[0])
+        return _split(product(reading, state.reshape(*state.shape[:-3], -1, DV)), n, J[0])
 
     inside = None if block.G is None else _inside(J, block.G, words)
     parts = [inside, seen(block.ml, left), seen(block.mu, up)]
@@ -72,7 +72,7 @@ def _written(J: tuple, s: Array | None, words: Words) -> Array | None:
     products = [s[..., :, None, :, j, :] * k[..., None, :, :, None] for j, k in enumerate(words.keys)]
     writing = sum(products[1:], products[0])
     writing = writing.reshape(*writing.shape[:-4], -1, writing.shape[-2] * writing.shape[-1])
-    outer = writing * words.values if n * J[3] == 1 else writing @ words.values
+    outer = writing * words.values if n * J[3] == 1 else product(writing, words.values)
     return _split(outer, s.shape[-4], DK)
 
 
@@ -87,7 +87,7 @@ def _passed(block: Block, writes: tuple, left: Array | None, up: Array | None, l
     def passed(T: Array | None, state: Array | None) -> Array | None:
         if T is None or state is None:
             return None
-        moved = T @ state.reshape(*state.shape[:-2], DK * DV)
+        moved = product(T, state.reshape(*state.shape[:-2], DK * DV))
         return moved.reshape(*moved.shape[:-1], DK, DV)
 
     right = _sum([passed(block.rl, left), passed(block.ru, up), right], (*lead, block.ny, DK, DV), dtype)
