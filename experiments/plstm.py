@@ -9,8 +9,8 @@
     python -m paperlab.run --config=experiments/plstm.py:full_imagenet_t --config.data.path=ImageNet    image folders, 64 devices
     python -m paperlab.run --config=experiments/plstm.py:finetune_t --config.data.path=ImageNet --config.init_from=DIR
 
-The default reaches 98 % on held-out digits, where logistic regression has 97 % and the nearest neighbour 99 %. Claims and what
-became of them: paperlab/papers/plstm/README.md.
+The default is right on 99.4 % of the held-out digits (logistic regression: 96.7, nearest neighbour: 99.2; 2026-11-23, one seed, two
+CPU cores, 2 minutes). Claims and what became of them: paperlab/papers/plstm/README.md.
 """
 
 from collections.abc import Callable
@@ -192,7 +192,7 @@ def lm() -> ConfigDict:
 
 
 def full_lm() -> ConfigDict:
-    """The same model as large as the 340M recipe of gated linear attention: token files, 15B tokens in batches of 0.5M."""
+    """The same model at the width, depth and data of the 340M recipe of gated linear attention: 15B tokens in batches of 0.5M."""
     config = lm()
     config.model.update(
         width=1024, depth=24, heads=8, unroll=1, dtype="bfloat16", remat="full", ffn_multiple=256, init_std=0.02
