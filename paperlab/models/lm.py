@@ -67,7 +67,7 @@ REMAT = {
 }
 LIMITS = {
     "width": at_least(1),
-    "depth": at_least(1, "applications of layers"),
+    "depth": at_least(1, "layers"),
     "heads": at_least(1),
     "ffn_multiple": at_least(1),
     "vocab_multiple": at_least(1),
