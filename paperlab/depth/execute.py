@@ -221,11 +221,14 @@ def _loops(layer, program, layers, x, stacks, keys, remat):
     x, out = _walk(layer, layers, stacks, found[:start], x, part(0, start), remat)
     parts.append(out)
     kinds = {place.kind for place in inner}
+    block_of_one = None
+    if len(kinds) == 1:
+        block_of_one = _at(layers.params[inner[0].kind], jnp.asarray([place.layer for place in inner]))
     mine = [place._replace(slot=place.slot - first[place.kind]) for place in inner]
 
     def once(x, now):
         stacks, keys = now
-        if len(kinds) > 1:
+        if block_of_one is None:
             return _walk(layer, layers, stacks, mine, x, keys, remat)
         (kind,) = kinds
 
@@ -234,8 +237,7 @@ def _loops(layer, program, layers, x, stacks, keys, remat):
             params, (own, state), key = now
             return layer(kind, params, own, x, state, key)
 
-        params = jax.tree.map(lambda a: a[jnp.asarray([place.layer for place in inner])], layers.params[kind])
-        x, out = lax.scan(body, x, (params, stacks[kind], keys))
+        x, out = lax.scan(body, x, (block_of_one, stacks[kind], keys))
         return x, {kind: out}
 
     inside = {kind: in_loops(kind) for kind in kinds}

@@ -3,6 +3,7 @@
 A task of this kind says its vocabulary, makes its batches from `paperlab.data.synthetic` and names what guessing would score.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from paperlab.tasks import language_modelling
 
 
 class IntegerTask(language_modelling.LanguageModelling):
-    """`data` and `vocab_size` are left to the task; positions with weight 0 are not asked."""
+    """`data` is left to the task, and `vocab_size` where its section does not say it; positions with weight 0 are not asked."""
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return self.config.task.vocab_size
 
     @property
     def tokenizer(self) -> None:

@@ -3,12 +3,12 @@
 Any language model takes the task; rows and length are the data section's. Source: data/synthetic/k_hop.py.
 """
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from paperlab.data.synthetic import k_hop
+from paperlab.data.synthetic.addressed import ASKED
 from paperlab.limits import at_least, one_of
 from paperlab.tasks import language_modelling
 from paperlab.tasks._integers import IntegerTask
@@ -18,7 +18,7 @@ LIMITS = {
     **language_modelling.LIMITS,
     "vocab_size": at_least(2),
     "hops": at_least(1),
-    "asked": one_of(*k_hop.ASKED),
+    "asked": one_of(*ASKED),
     "validation_examples": at_least(1),
 }
 
@@ -36,10 +36,6 @@ def check(config: Any) -> None:
 
 class KHop(IntegerTask):
     """Language modelling in which the end of a chain of k look-ups is asked."""
-
-    @cached_property
-    def vocab_size(self) -> int:
-        return self.config.task.vocab_size
 
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
         options = {name: self.config.task[name] for name in ("vocab_size", "hops", "asked")}

@@ -3,10 +3,10 @@
 Any language model takes the task; rows and length are the data section's. Source: data/synthetic/keep_nth.py.
 """
 
-from functools import cached_property
 from typing import Any
 
 from paperlab.data.synthetic import keep_nth
+from paperlab.data.synthetic.addressed import ASKED
 from paperlab.limits import at_least, one_of
 from paperlab.tasks import language_modelling
 from paperlab.tasks._integers import IntegerTask
@@ -16,7 +16,7 @@ LIMITS = {
     **language_modelling.LIMITS,
     "vocab_size": at_least(2),
     "keep": at_least(1),
-    "asked": one_of(*keep_nth.ASKED),
+    "asked": one_of(*ASKED),
     "validation_examples": at_least(1),
 }
 
@@ -34,10 +34,6 @@ def check(config: Any) -> None:
 
 class KeepNth(IntegerTask):
     """Language modelling in which one symbol of the past is asked."""
-
-    @cached_property
-    def vocab_size(self) -> int:
-        return self.config.task.vocab_size
 
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
         options = {name: self.config.task[name] for name in ("vocab_size", "keep", "asked")}

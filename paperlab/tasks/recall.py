@@ -4,7 +4,6 @@ The loss and the accuracy count the answers only. Any language model takes the t
 Source: Zoology (arXiv 2312.04927); Figure 4 of arXiv 2312.06635.
 """
 
-from functools import cached_property
 from typing import Any
 
 from paperlab.data.synthetic import mqar
@@ -45,10 +44,6 @@ def check(config: Any) -> None:
 
 class Recall(IntegerTask):
     """Language modelling on generated sequences of which only the answers are predicted."""
-
-    @cached_property
-    def vocab_size(self) -> int:
-        return self.config.task.vocab_size
 
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
         names = ("vocab_size", "num_pairs", "min_pairs", "power", "random_filler")

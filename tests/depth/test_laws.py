@@ -143,12 +143,13 @@ def test_no_output_sees_a_later_input_or_another_row(row):
     assert_close(t.run(t.x[1:])[0], before[1:])
 
 
-@WITH_ROUTER
-@pytest.mark.parametrize("select", ["threshold", "topk"])
+@pytest.mark.parametrize(
+    ("row", "select"),
+    [(row, "threshold") for row in ROUTED] + [(row, "topk") for row in ROUTED if row[2].router == "expert"],
+    ids=lambda part: names(part) if isinstance(part, tuple) else part,
+)
 def test_padding_changes_nothing(row, select):
     t = trial(row)
-    if select == "topk" and row[2].router == "token":
-        pytest.skip("token choice takes no top-k")
     wide = jnp.concatenate([t.x, jnp.ones((B, 4, WIDTH))], 1)
     valid = jnp.broadcast_to(jnp.arange(T + 4) < T, (B, T + 4))
     run = partial(t.whole, t.params, select=select)

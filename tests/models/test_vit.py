@@ -1,7 +1,7 @@
 """The vision transformer: its attention, its sizes, positions at other sizes, and what all models of images share."""
 
 import re
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,14 @@ from paperlab.layers.patches import PatchEmbedding, bicubic, pool, resized
 from paperlab.layers.residual import drop_path
 from paperlab.models import vit
 from paperlab.papers.plstm import vision
+from tests.models.images import IMAGES, logits, parameters
 
-QUICK = {"xla_backend_optimization_level": 0}
 assert_near = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
-IMAGES = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, 6, 3)), jnp.float32)
 
 
 def build(classes=5, **options):
     small = {"patch": 2, "width": 12, "heads": 3, "depth": 2, "ffn_multiple": 8}
     return vit.make({"model": {**vit.DEFAULTS, **small, **options}}, classes)
-
-
-@cache
-def parameters(model):
-    draw = np.random.default_rng(1).normal
-    shapes = jax.eval_shape(model.init, jax.random.key(1), IMAGES[:1])
-    return jax.tree.map(lambda a: 0.2 * draw(size=a.shape).astype(a.dtype), shapes)
-
-
-@partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def logits(model, params, x, rngs=None):
-    return model.apply(params, x, rngs=rngs)
 
 
 def layer_norm(z, scale):

@@ -13,6 +13,7 @@ from paperlab.papers.plstm import vision
 from paperlab.papers.plstm.directions import attend_to_all, gates_turned, read_grid, spread, turned
 from paperlab.papers.plstm.layer2d import Layer2D
 from paperlab.recurrence.grid import Edges, Gates, four_directions, gating, grid_memory
+from tests.models.images import IMAGES, logits, parameters
 from tests.recurrence.laws import QUICK
 
 assert_close = partial(np.testing.assert_allclose, rtol=0, atol=1e-11)
@@ -299,24 +300,9 @@ def test_what_is_asked_wrongly_is_named_in_one_line(options, words):
     assert "config.model." in str(caught.value)
 
 
-IMAGES = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, 6, 3)), jnp.float32)
-
-
 def build(classes=5, **options):
     small = {"patch": 2, "width": 12, "heads": 3, "depth": 3, "ffn_multiple": 8}
     return vision.make({"model": {**vision.DEFAULTS, **small, **options}}, classes)
-
-
-@cache
-def parameters(model):
-    draw = np.random.default_rng(1).normal
-    shapes = jax.eval_shape(model.init, jax.random.key(1), IMAGES[:1])
-    return jax.tree.map(lambda a: 0.2 * draw(size=a.shape).astype(a.dtype), shapes)
-
-
-@partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def logits(model, params, x, rngs=None):
-    return model.apply(params, x, rngs=rngs)
 
 
 def test_layers_run_in_turn_with_their_own_weights():

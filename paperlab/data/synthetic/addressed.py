@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import grain
 
 SPLITS = ("train", "validation")
+ASKED = ("last", "all")  # the last place of a sequence alone, or every place that has an answer
 Examples = Callable[..., dict[str, np.ndarray]]
 
 
@@ -33,6 +34,12 @@ def uniform(streams_B: np.ndarray, count: int, lane: int) -> np.ndarray:
 def integers(streams_B: np.ndarray, count: int, below: int, lane: int) -> np.ndarray:
     """Whole numbers from 0 to `below` - 1, int32 [B, count]."""
     return (uniform(streams_B, count, lane) * below).astype(np.int32)
+
+
+def check_asked(asked: str) -> None:
+    """Raises ConfigError for another word than those of ASKED."""
+    if asked not in ASKED:
+        raise ConfigError(f"config.task.asked={asked!r}: choose one of {', '.join(ASKED)}")
 
 
 def mix(x: np.ndarray) -> np.ndarray:

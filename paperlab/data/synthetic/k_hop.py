@@ -11,8 +11,6 @@ import numpy as np
 from paperlab.data.synthetic import addressed
 from paperlab.errors import ConfigError
 
-ASKED = ("last", "all")
-
 
 def examples(
     indices_B: np.ndarray,
@@ -58,7 +56,6 @@ def find(tokens_BxT: np.ndarray, vocab_size: int) -> np.ndarray:
 
 def check(hops: int, asked: str) -> None:
     """Raises ConfigError for options of `examples` out of range."""
-    if asked not in ASKED:
-        raise ConfigError(f"config.task.asked={asked!r}: choose one of {', '.join(ASKED)}")
+    addressed.check_asked(asked)
     if hops < 1:
         raise ConfigError(f"config.task.hops={hops}: must be at least 1")

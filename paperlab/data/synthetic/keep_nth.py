@@ -11,8 +11,6 @@ import numpy as np
 from paperlab.data.synthetic import addressed
 from paperlab.errors import ConfigError
 
-ASKED = ("last", "all")
-
 
 def examples(
     indices_B: np.ndarray,
@@ -42,7 +40,6 @@ def examples(
 
 def check(keep: int, asked: str, sequence_length: int) -> None:
     """Raises ConfigError for sizes of `examples` that do not go together."""
-    if asked not in ASKED:
-        raise ConfigError(f"config.task.asked={asked!r}: choose one of {', '.join(ASKED)}")
+    addressed.check_asked(asked)
     if not 1 <= keep <= sequence_length:
         raise ConfigError(f"config.task.keep={keep}: must be from 1 to config.data.sequence_length={sequence_length}")

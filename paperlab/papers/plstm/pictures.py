@@ -5,8 +5,7 @@ of a grid runs down, as the edges do. `python -m paperlab.papers.plstm.pictures 
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +14,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
-BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-INK, GREY = "#222222", "#8a8f98"
+from paperlab.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, in_style, new_figure
+
 FIELD = LinearSegmentedColormap.from_list("light", plt.get_cmap("Blues")(np.linspace(0.05, 0.8, 256)))
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 130,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
-
-
-def in_style[**P](draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws with the settings of STYLE, and leaves the caller's alone."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **options: P.kwargs) -> Figure:
-        with plt.rc_context(STYLE):
-            return draw(*args, **options)
-
-    return styled
-
-
-def _figure(title: str, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    figure, axes = plt.subplots(rows, columns, **options)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
-    return figure, axes
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -79,7 +47,7 @@ def receptive_fields(fields: Mapping[str, Any], *, source: tuple[int, int] = (0,
     columns = min(len(fields), 4)
     rows = -(-len(fields) // columns)
     title = "What every node hears of one (orange)"
-    figure, axes = _figure(title, rows, columns, figsize=(0.9 + 2.3 * columns, 0.6 + 2.45 * rows), squeeze=False)
+    figure, axes = new_figure(title, rows, columns, figsize=(0.9 + 2.3 * columns, 0.6 + 2.45 * rows), squeeze=False)
     norm = LogNorm(least, 1)
     for axis, (name, field) in zip(axes.flat, fields.items(), strict=False):
         picture = _grid(axis, field, norm)
@@ -96,7 +64,7 @@ def receptive_fields(fields: Mapping[str, Any], *, source: tuple[int, int] = (0,
 def four_directions(fields: Sequence[Any], total: Any, *, source: tuple[int, int], least: float = 1e-3) -> Figure:
     """The reading of one source by each of four directions, and their sum, which reaches every node."""
     names = ("as it is", "x reversed", "y reversed", "both reversed", "the sum")
-    figure, axes = _figure("Four directions cover the grid", 1, 5, figsize=(12, 2.7))
+    figure, axes = new_figure("Four directions cover the grid", 1, 5, figsize=(12, 2.7))
     norm = LogNorm(least, 1)
     for axis, name, field in zip(axes, names, (*fields, total), strict=True):
         picture = _grid(axis, field, norm)
@@ -115,7 +83,7 @@ def beams(lines: Mapping[float, Any], at: Sequence[int] = (16, 64, 256)) -> Figu
       lines: {angle: responses by anti-diagonal [steps, steps + 1]}, as of `beams.beams`.
       at: anti-diagonals to cut along.
     """
-    figure, (left, right) = _figure(
+    figure, (left, right) = new_figure(
         "A beam keeps its direction and fades as a power of the distance", 1, 2, figsize=(10, 3.4)
     )
     colours = (BLUE, VERMILION, GREEN, PURPLE)
@@ -145,7 +113,7 @@ def growth(norms: Mapping[str, Any]) -> Figure:
     """L1 norm of all states of an anti-diagonal, by its number, a line a mode ("P", "D", "none")."""
     names = {"P": ("P-mode: columns sum to one", BLUE), "D": ("D-mode: one turn missing", GREEN)}
     names["none"] = ("all four turns at one", VERMILION)
-    figure, axis = _figure("Why gates are stabilised: one source, 64 x 64 nodes", figsize=(7, 3.4))
+    figure, axis = new_figure("Why gates are stabilised: one source, 64 x 64 nodes", figsize=(7, 3.4))
     for mode, values in norms.items():
         label, colour = names[mode]
         axis.plot(np.arange(1, len(values) + 1), values, color=colour, lw=1.8, label=label)
@@ -158,7 +126,7 @@ def growth(norms: Mapping[str, Any]) -> Figure:
 @in_style
 def angles(paths: Mapping[tuple[int, int], Any]) -> Figure:
     """The angle by step of gradient ascent on the response at each of some cells; dashed: the direction of the cell."""
-    figure, axis = _figure("An angle is learned: the beam turns to the cell it is asked to reach", figsize=(7, 3.4))
+    figure, axis = new_figure("An angle is learned: the beam turns to the cell it is asked to reach", figsize=(7, 3.4))
     for ((x, y), path), colour in zip(paths.items(), (BLUE, VERMILION, GREEN, PURPLE), strict=False):
         axis.plot(path, color=colour, lw=1.8, label=f"cell ({x}, {y})")
         axis.axhline(x / (x + y), color=colour, lw=0.9, ls=(0, (4, 3)))
