@@ -27,7 +27,7 @@ def git_version() -> tuple[str, bool]:
     commit = git("rev-parse", "HEAD")
     if not commit:
         return os.environ.get("KERNELS_COMMIT", ""), False
-    return commit, bool(git("status", "--porcelain", "--untracked-files=no", "--", ":!results"))
+    return commit, bool(git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results"))
 
 
 def versions() -> dict[str, str]:

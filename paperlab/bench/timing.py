@@ -1,4 +1,5 @@
-"""Interleaved timing: a, b, c, a, b, c ..., each waited for, so that what slows the machine slows all of them alike.
+"""Interleaved timing: a, b, c, c, b, a, a, b ..., each waited for, so that what slows the machine slows all of them alike, and no
+call always runs in the caches that the same other one has left.
 
 The first turns warm caches and compile; they are not counted. Medians and quartiles are reported; a ratio is the median of
 the ratios of single rounds, whose two parts lie next to each other in time.
@@ -13,7 +14,7 @@ Samples = dict[str, list[float]]
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1, per_call: int = 1) -> Samples:
-    """Milliseconds of every call of each of `calls`, in the order of the rounds.
+    """Milliseconds of every call of each of `calls`, in the order of the rounds; every other round runs backwards.
 
     Args:
       calls: {label: function without arguments}; what it returns is waited for (`jax.block_until_ready`).
@@ -28,8 +29,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: 
         raise ValueError(f"interleaved: needs calls and rounds >= 1, got {len(calls)} calls and rounds={rounds}")
     samples: Samples = {label: [] for label in calls}
     for turn in range(-warmup, rounds):
-        for label, call in calls.items():
-            milliseconds = timed(call) / per_call
+        for label in calls if turn % 2 == 0 else reversed(calls):
+            milliseconds = timed(calls[label]) / per_call
             if turn >= 0:
                 samples[label].append(milliseconds)
     return samples

@@ -17,7 +17,7 @@ def test_calls_take_turns_and_the_warm_up_is_not_counted():
     order = []
     calls = {name: lambda name=name: order.append(name) or jnp.zeros(()) for name in "abc"}
     samples = timing.interleaved(calls, rounds=3, warmup=2)
-    assert "".join(order) == "abc" * 5
+    assert "".join(order) == "abc" + "cbaabc" * 2
     assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3, "c": 3}
 
 
