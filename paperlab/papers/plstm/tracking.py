@@ -18,7 +18,7 @@ from paperlab.discovery import find
 from paperlab.evidence import Claim, Laboratory, Outcome, Threshold
 
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "plstm.py"
-SEEDS = (0, 1, 2)
+SEEDS = (3, 4, 5)  # sizes, steps and alphabet were chosen on 0, 1 and 2
 SPLIT, METRIC = "validation", "validation_last_accuracy"
 
 
@@ -53,7 +53,10 @@ def stays(lab: Laboratory, positive: str) -> Outcome:
     return Outcome(max(found["last"]), per_seed=found["last"], details={positive: found, "seeds": list(SEEDS)})
 
 
-SOURCE = "appendices A.5 and A.6; scale: one layer, width 32, 32 letters that generate the group, 3 seeds"
+SOURCE = (
+    "appendices A.5 and A.6; scale: one layer, width 32, 32 letters that generate the group, 3 seeds other than those "
+    "on which sizes and steps were chosen"
+)
 CLAIMS = [
     Claim(
         "7.parity",
