@@ -13,6 +13,7 @@ PROGRAMS = {
     "plain": plain(4),
     "loop": loop(2, 3, before=1, after=1),
     "loop of one": loop(1, 4),
+    "loop of three": loop(3, 2, before=1),
     "cycle": shared(6, 3, "cycle"),
     "sequence": shared(6, 3, "sequence"),
     "middle_cycle": shared(8, 3, "middle_cycle"),
