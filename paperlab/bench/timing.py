@@ -28,8 +28,9 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: 
     if not calls or rounds < 1 or warmup < 0:
         raise ValueError(f"interleaved: needs calls and rounds >= 1, got {len(calls)} calls and rounds={rounds}")
     samples: Samples = {label: [] for label in calls}
+    order = list(calls)
     for turn in range(-warmup, rounds):
-        for label in calls if turn % 2 == 0 else reversed(calls):
+        for label in order if turn % 2 == 0 else order[::-1]:
             milliseconds = timed(calls[label]) / per_call
             if turn >= 0:
                 samples[label].append(milliseconds)
