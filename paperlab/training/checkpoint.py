@@ -11,6 +11,7 @@ touched and nothing is trained: what to do with what is left is for a person to 
 
 import itertools
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,15 +141,28 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory / str(step)} could not be set aside: {why(error)}") from error
         return name
 
-    def _sweep(self) -> None:
-        """Removes what an interrupted save left behind."""
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+    def _sweep(self, patience: float = 0.0) -> None:
+        """Removes what an interrupted save left behind.
+
+        Of a save that failed just now other threads may write on for a moment, and make the folder again: it is removed
+        until it stays away for a tenth of a second, for `patience` seconds at most. What is left even then goes when the
+        run is taken up again.
+        """
+        if jax.process_index() != 0 or not self.directory.is_dir():
+            return
+        until, away = time.monotonic() + patience, 0
+        while away < 5:
+            left = list(self.directory.glob("*.orbax-checkpoint-tmp*"))
+            for path in left:
                 shutil.rmtree(path, ignore_errors=True)
+            if time.monotonic() >= until:
+                return
+            away = 0 if left else away + 1
+            time.sleep(0.02)
 
     def _unwritten(self, step: int, error: Exception) -> CheckpointError:
         """What to raise when a save failed; its half-written files go, so that the disk has room again."""
-        self._sweep()
+        self._sweep(patience=2.0)
         return CheckpointError(f"checkpoint {self.directory / str(step)} could not be written: {why(error)}")
 
     def _prune(self) -> None:

@@ -4,6 +4,7 @@ The same on real runs that are killed besides: `python -m tests.faults`.
 """
 
 import collections
+import errno
 import json
 import logging
 import os
@@ -12,7 +13,9 @@ import resource
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+import threading
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -254,6 +257,34 @@ def test_a_full_disk_costs_only_the_checkpoint_that_does_not_fit(small_disk):
     give_room()
     saved(place, steps=(2,))
     assert_is_state(saving(place).restore_latest(shapes()), 2)
+
+
+def test_what_threads_of_a_failed_save_still_write_is_removed(tmp_path, monkeypatch):
+    """Orbax reports the first failure while its other threads go on; they may make the folder anew."""
+    found = saved(tmp_path, steps=(1,))
+    half = found.directory / "2.orbax-checkpoint-tmp"
+
+    def write_on():
+        for number in range(8):
+            half.mkdir(exist_ok=True)
+            with suppress(OSError):
+                (half / str(number)).touch()
+            time.sleep(0.03)
+
+    def fails(*arguments, **options):
+        writers.append(threading.Thread(target=write_on))
+        writers[0].start()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writers = []
+    found = saving(tmp_path)
+    saver = storage.import_orbax().AsyncCheckpointer
+    monkeypatch.setattr(saver, "save", fails)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        found.save(2, state(2), {"data_index": 2, "metrics": {}, "config": {}})
+    writers[0].join()
+    assert all_steps(found.directory) == [1]
+    assert [path.name for path in found.directory.iterdir()] == ["1"]
 
 
 def test_a_full_disk_leaves_what_stands_in_metrics_and_summary(small_disk):
