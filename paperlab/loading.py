@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ class Run:
 
         file = self.workdir / "metrics.jsonl"
         return read(file) if file.is_file() else []
+
+    @cached_property
+    def state(self) -> Any:
+        """What the task carries besides, of the same step: statistics of batches and the like; {} where there is none."""
+        from paperlab.training.checkpoint import restore_state
+
+        return restore_state(self.workdir, step=self.step)[0]
 
     @property
     def summary(self) -> dict[str, Any]:

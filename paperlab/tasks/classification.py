@@ -96,15 +96,18 @@ class Classification:
     ) -> tuple[jax.Array, jax.Array, dict]:
         """Sum of weighted losses, sum of weights, and {metrics, state}."""
         del step
-        options = {**self._mode(True), "rngs": {"dropout": key}}
-        x = self.normalised(batch["images"])
-        if state:
-            logits, state = self.model.apply({**params, **state}, x, mutable=list(state), **options)
-        else:
-            logits = self.model.apply(params, x, **options)
+        logits, state = self.forward(params, state, batch["images"], key)
         metrics = self.metrics(logits, batch)
         total, weight = metrics["loss"]
         return total, weight, {"metrics": metrics, "state": state}
+
+    def forward(self, params: Any, state: Any, images_BxXxYxC: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
+        """Logits in training, and the model's collections after it."""
+        options = {**self._mode(True), "rngs": {"dropout": key}}
+        x = self.normalised(images_BxXxYxC)
+        if not state:
+            return self.model.apply(params, x, **options), state
+        return self.model.apply({**params, **state}, x, mutable=list(state), **options)
 
     def evaluate(self, params: Any, state: Any, batch: dict) -> Metrics:
         """(sum, weight) pairs of one batch."""

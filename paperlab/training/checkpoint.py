@@ -30,6 +30,7 @@ from paperlab.training.restore import (
     read_metadata,
     restore,
     restore_params,
+    restore_state,
     storable,
     with_elements,
 )
@@ -39,7 +40,7 @@ from paperlab.training.storage import import_orbax
 Tree = Any
 DAMAGED = ".damaged"  # after the step, in the name of what was set aside
 
-__all__ = ["CheckpointError", "Checkpoints", "Restored", "all_steps", "restore", "restore_params"]
+__all__ = ["CheckpointError", "Checkpoints", "Restored", "all_steps", "restore", "restore_params", "restore_state"]
 
 
 class Checkpoints:

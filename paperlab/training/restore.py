@@ -6,6 +6,8 @@ that lie with the machine (memory, permissions) are not taken for damage.
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,14 +66,27 @@ def restore_params(workdir: Path, *, step: int | None = None, target: Tree | Non
       CheckpointError: the one that was asked for is damaged.
     """
     directory = Path(workdir).absolute() / "checkpoints"
-    steps = all_steps(directory)
+    return _newest(directory, step, lambda path: _params_of(path, target))
+
+
+def restore_state(workdir: Path, *, step: int | None = None) -> tuple[Tree, int]:
+    """(state, step): what the task carries and gradients don't train, such as statistics of batches; {} where it carries nothing.
+
+    On the default device; it raises what `restore_params` raises.
+    """
+    return _newest(Path(workdir).absolute() / "checkpoints", step, partial(_part_of, part="state/", target=None))
+
+
+def _newest(directory: Path, step: int | None, read: Callable[[Path], Tree]) -> tuple[Tree, int]:
+    """(what `read` makes of it, its step) of the newest good checkpoint, or of that of `step`."""
+    workdir, steps = directory.parent, all_steps(directory)
     if not steps or (step is not None and step not in steps):
         have = f"it has {', '.join(map(str, steps))}" if steps else "it has none"
         raise ConfigError(f"{workdir} has no checkpoint{'' if step is None else f' of step {step}'}: {have}")
     damage: list[str] = []
     for candidate in [step] if step is not None else reversed(steps):
         try:
-            return _params_of(directory / str(candidate), target), candidate
+            return read(directory / str(candidate)), candidate
         except CheckpointError as error:
             if step is not None:
                 raise
@@ -83,7 +98,15 @@ def _params_of(path: Path, target: Tree | None) -> Tree:
     shared = target is not None and _shared(paths.flatten(target))
     leaves = _metadata(path, shared=shared)["leaves"]
     part = "ema/" if any(name.startswith("ema/") for name in leaves) else "params/"
+    return _part_of(path, part, target, leaves)
+
+
+def _part_of(path: Path, part: str, target: Tree | None, leaves: dict[str, Any] | None = None) -> Tree:
+    """The leaves of a checkpoint whose names begin with `part`, as a tree or in the layout of `target`."""
+    leaves = _metadata(path, shared=False)["leaves"] if leaves is None else leaves
     stored = {name: spec for name, spec in leaves.items() if name.startswith(part)}
+    if not stored and target is None:
+        return {}
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if target is None:
         shapes = {name: jax.ShapeDtypeStruct(tuple(s), jnp.dtype(d), sharding=here) for name, (s, d) in stored.items()}
