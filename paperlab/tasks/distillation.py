@@ -48,14 +48,12 @@ def make(config: ConfigDict) -> "Distillation":
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError where no teacher is named."""
+    """Raises ConfigError for options that only labels have; a teacher is asked for when training starts."""
     task = config.task
     if task.loss != "softmax" or task.label_smoothing:
         raise ConfigError(
             "config.task.loss, config.task.label_smoothing: no label enters the loss of distillation; leave them"
         )
-    if not task.teacher:
-        raise ConfigError("config.task.teacher='': name the work directory of a finished run of classification")
 
 
 class Distillation(Classification):
@@ -64,6 +62,8 @@ class Distillation(Classification):
     @cached_property
     def teacher(self) -> tuple[Classification, Any]:
         """The teacher's task and variables. Raises ConfigError for a run of another task, or of other classes."""
+        if not self.config.task.teacher:
+            raise ConfigError("config.task.teacher='': name the work directory of a finished run of classification")
         place = Path(self.config.task.teacher)
         try:
             config = workdirs.read_config(place)
