@@ -77,7 +77,7 @@ def arm(**changes: Any) -> ConfigDict:
 
 def deep(loops: int = 10, **changes: Any) -> ConfigDict:
     """Ten unique blocks, each `loops` times, on the 16 tokens of a digit."""
-    config = arm(unique="10", depth=(10 * loops,), groups=("4", "2"), stride=2, remat="full", **changes)
+    config = arm(unique="10", depth=f"{10 * loops}", groups=("4", "2"), stride=2, remat="full", **changes)
     config.data.batch_size = 32
     config.train.update(steps=200, checkpoint_every=200)
     config.optim.update(lr=1e-3, clip=1.0)
