@@ -8,6 +8,9 @@
 
 Variants full_*: the published sizes T, LT, LT' and S, with `_wo_slice` for full attention; `_distilled` learn from
 `--config.task.teacher=DIR`. Arms of the claims: recursive, one_pass, naive, full_attention, deep, deep_plain.
+
+The default is right on 98.9 % of the held-out digits (logistic regression: 96.7, nearest neighbour: 99.2; 2026-11-24, one seed, two
+CPU cores, 2.5 minutes).
 """
 
 from collections.abc import Callable
