@@ -30,12 +30,14 @@ from jax import Array, lax
 
 KINDS = ("accumulated", "basic", "global", "random", "graves")
 LOOPS = ("scan", "while")
-Step = Callable[[Array, Array], tuple[Array, Array]]
+Step = Callable[..., tuple[Any, ...]]
 
 
 class Halted(NamedTuple):
     """output [B, T, D]; updates n and remainder R [B, T] float32; probability [B, T], the sum of p and remainder; halted [B, T]
-    bool; steps: how many were needed, a number; weights: [steps, B, T], only where they were asked for."""
+    bool; steps: how many were needed, a number; weights: [steps, B, T], only where they were asked for; own: what the steps
+    returned beside their state, stacked over them.
+    """
 
     output: Array
     updates: Array
@@ -44,6 +46,7 @@ class Halted(NamedTuple):
     halted: Array
     steps: Array
     weights: Array | None = None
+    own: Any = None
 
     @property
     def ponder(self) -> Array:
@@ -73,6 +76,7 @@ def act(
     valid: Array | None = None,
     key: Array | None = None,
     keep_weights: bool = False,
+    own: Any = None,
     remat: Callable[[Any], Any] = lambda body: body,
 ) -> Halted:
     """Applies `step` until every position has halted, or `max_steps` times.
@@ -88,10 +92,12 @@ def act(
       valid: bool [B, T]; positions that are padding neither run nor count.
       key: for "random".
       keep_weights: return the weight of every step; "scan" only.
+      own: what belongs to each step, such as its cache, stacked over steps; `step` is then (t, s, own) -> (state, p, own), and
+        takes all `max_steps` steps, since the caches of later positions need them. "scan" only.
       remat: wraps the body of the scan.
 
     Raises:
-      ValueError: unknown kind or loop, no step to take, "random" without a key, weights of a while loop.
+      ValueError: unknown kind or loop, no step to take, "random" without a key, weights or caches of a while loop.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: choose one of {', '.join(KINDS)}")
@@ -101,39 +107,39 @@ def act(
         raise ValueError(f"max_steps={max_steps}: must be at least 1")
     if kind == "random" and key is None:
         raise ValueError("kind='random' needs a key")
-    if keep_weights and loop == "while":
-        raise ValueError("keep_weights needs loop='scan': a while loop has no fixed number of steps")
+    if (keep_weights or own is not None) and loop == "while":
+        raise ValueError("keep_weights and own need loop='scan': a while loop has no fixed number of steps")
     shape = state_BxTxD.shape[:-1]
     wide = jnp.promote_types(state_BxTxD.dtype, jnp.float32)
     mask = jnp.ones(shape, bool) if valid is None else valid
 
-    def body(c: _Carry) -> tuple[_Carry, Array]:
-        after, p = step(c.t, c.s)
+    def body(c: _Carry, own: Any) -> tuple[_Carry, Array, Any]:
+        after, p, *kept = step(c.t, c.s) if own is None else step(c.t, c.s, own)
         p = p.astype(wide)
         if key is not None and kind == "random":
             p = jax.random.uniform(jax.random.fold_in(key, c.t), shape, wide)
         elif kind == "global":
             p = jnp.broadcast_to(_mean(p, mask), shape)
-        return _advance(c, after, p, kind, eps, max_steps, freeze)
+        return *_advance(c, after, p, kind, eps, max_steps, freeze), kept[0] if kept else None
 
     zeros = jnp.zeros(shape, wide)
     carry = _Carry(state_BxTxD, jnp.zeros(state_BxTxD.shape, wide), zeros, zeros, zeros, mask, jnp.zeros((), jnp.int32))
     weights = None
     if loop == "while":
         more = lambda c: c.running.any() & (c.t < max_steps)  # noqa: E731
-        carry = lax.while_loop(more, lambda c: body(c)[0], carry)
+        carry = lax.while_loop(more, lambda c: body(c, None)[0], carry)
         steps = carry.t
     else:
 
-        def scanned(c: _Carry, _: None) -> tuple[_Carry, tuple[Array, Array]]:
-            new, u = body(c)
-            return new, (c.running.any(), u)
+        def scanned(c: _Carry, own: Any) -> tuple[_Carry, tuple[Array, Array, Any]]:
+            new, u, kept = body(c, own)
+            return new, (c.running.any(), u, kept)
 
-        carry, (went, us) = lax.scan(remat(scanned), carry, length=max_steps)
+        carry, (went, us, own) = lax.scan(remat(scanned), carry, own, length=max_steps)
         steps, weights = went.sum(), us if keep_weights else None
     y = carry.y.astype(state_BxTxD.dtype)
     halted = mask & ~carry.running
-    return Halted(y, carry.updates, carry.remainder, carry.probability, halted, steps, weights)
+    return Halted(y, carry.updates, carry.remainder, carry.probability, halted, steps, weights, own)
 
 
 def _advance(

@@ -8,6 +8,8 @@ ln 2 and by the UTF-8 bytes that the targets stand for, so it compares across to
 `config.task.watch` names intermediates of the layers to report beside the loss, as means over rows and layers: "residual", how far
 the states of a ParaRNN layer are from obeying its recurrence, and "iterations".
 
+A model may add to the mean loss what it sows as "losses" (its `adds_to_loss` says so): the cost of pondering, say.
+
 With `config.task.carry_state` the mixers' last state enters the next batch (truncated back-propagation through time): rows of
 consecutive batches then continue each other (`config.data.order="contiguous"`), and no gradient crosses the border.
 """
@@ -118,10 +120,10 @@ class LanguageModelling:
     ) -> tuple[jax.Array, jax.Array, dict]:
         """Sum of weighted losses in nats, sum of weights, and {metrics, state}."""
         del step
-        logits, carried, watched = self._forward(params, batch, state.get("carry"), key)
+        logits, carried, watched, extra = self._forward(params, batch, state.get("carry"), key)
         nll = _cross_entropy(logits, batch["targets"])
         weights = batch["weights"]
-        total = (nll * weights).sum()
+        total = (nll * weights).sum() + extra * weights.sum()
         metrics = {**self.metrics(logits, nll, batch), **watched}
         if self.config.task.z_loss:
             total = total + self.config.task.z_loss * (jax.nn.logsumexp(logits, axis=-1) ** 2 * weights).sum()
@@ -131,7 +133,7 @@ class LanguageModelling:
     def evaluate(self, params: Any, state: Any, batch: dict) -> Metrics:
         """(sum, weight) pairs of one batch: loss in nats a token, bits per byte, accuracy. Every row starts from a zero state."""
         del state
-        logits, _, watched = self._forward(params, batch, None, None)
+        logits, _, watched, _ = self._forward(params, batch, None, None)
         return {**self.metrics(logits, _cross_entropy(logits, batch["targets"]), batch), **watched}
 
     def metrics(self, logits: jax.Array, nll_BxT: jax.Array, batch: dict) -> Metrics:
@@ -145,15 +147,21 @@ class LanguageModelling:
             "accuracy": ((right * weights).sum(), weights.sum()),
         }
 
-    def _forward(self, params: Any, batch: dict, carry: Any, key: jax.Array | None) -> tuple[jax.Array, Any, Metrics]:
+    def _forward(
+        self, params: Any, batch: dict, carry: Any, key: jax.Array | None
+    ) -> tuple[jax.Array, Any, Metrics, jax.Array | float]:
+        """Logits, carry, what is watched, and what the model adds to the mean loss (0 in evaluation)."""
         rngs = {} if key is None else {"dropout": key}
         where = {"segment_ids": batch["segment_ids"], "positions": batch["positions"]}
         run = partial(self.model.apply, params, batch["tokens"], state=carry, rngs=rngs, **where)
         names = self.config.task.watch
-        if not names:
-            return *run(), {}
-        (logits, carried), shown = run(mutable=["intermediates"])
-        return logits, carried, _watched(shown, (names,) if isinstance(names, str) else names)
+        adds = key is not None and getattr(self.model, "adds_to_loss", False)
+        if not names and not adds:
+            return *run(), {}, 0.0
+        (logits, carried), shown = run(mutable=["intermediates", "losses"])
+        extra = sum(a.mean() for a in jax.tree.leaves(shown.pop("losses", {}))) if adds else 0.0
+        watched = _watched(shown, (names,) if isinstance(names, str) else names) if names else {}
+        return logits, carried, watched, extra
 
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
         """Local batches as a grain MapDataset: endless for "train", one pass in reading order for the others."""

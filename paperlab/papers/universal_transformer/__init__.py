@@ -1,0 +1,1 @@
+"""Universal Transformer (Dehghani et al. 2019, arXiv 1807.03819)."""
