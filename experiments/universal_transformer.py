@@ -85,7 +85,7 @@ def pointers(beyond: tuple[int, ...] = (5, 6, 8), **changes: Any) -> ConfigDict:
     model = {"width": 64, "hidden": 128, "heads": 4, "steps": 9, "words": 2}
     config.model.update({**model, "position_signal": False, "step_signal": "none", **changes})
     config.data.batch_size = 64
-    config.train.update(steps=2000, checkpoint_every=500)
+    config.train.update(steps=4000, checkpoint_every=1000)
     config.optim.update(lr=2e-3, weight_decay=0.0, b2=0.98, warmup=0.1, clip=1.0)
     config.evaluators.val.update(every=500, batches=0)
     return _also(config, *(f"hops_{k}" for k in beyond))

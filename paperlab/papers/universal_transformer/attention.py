@@ -74,7 +74,7 @@ class Attention(nn.Module):
     def __call__(self, x_BxTxD: Array, sight: Sight, cache: Cache | None = None) -> tuple[Array, Cache | None]:
         """Of a row to itself; with a cache, to what lies in it and to itself, and the cache with this row written."""
         own = self.keys_values(x_BxTxD)
-        if cache is not None:
+        if cache is not None and sight.seen_B is not None:
             own = cache = {name: write(cache[name], own[name], sight.seen_B) for name in own}
         return self.read(x_BxTxD, own, sight.mask), cache
 

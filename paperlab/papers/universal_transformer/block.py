@@ -65,7 +65,7 @@ class Layer(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def __call__(
-        self, z_BxTxD: Array, sight: Sight, memory: Cache | None = None, seen: Any = None, cache: Any = None
+        self, z_BxTxD: Array, sight: Sight, memory: Any = None, seen: Any = None, cache: Any = None
     ) -> tuple[Array, Any]:
         """The row after this layer, and the cache.
 

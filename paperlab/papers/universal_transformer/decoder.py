@@ -79,7 +79,7 @@ class Decoder(nn.Module):
             for name in ("ponder", "remainder"):
                 if name in told:
                     self.sow("intermediates", name, told[name])
-        return x, None if state is None else {"cache": cache, "seen": seen + T}
+        return x, None if seen is None else {"cache": cache, "seen": seen + T}
 
     def step(self, token_B: Array, state: dict, position_B: Array | None = None) -> tuple[Array, dict]:
         """One token: logits [B, vocab] and the next state."""

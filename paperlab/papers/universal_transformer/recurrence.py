@@ -245,7 +245,7 @@ class Recurrence(nn.Module):
 
         def body(carry: dict, now: tuple) -> tuple[dict, Any]:
             t, own, cache = now
-            params, memory = shared if own is None else own
+            params, memory = own if shared is None else shared
             apply = _applied(module, params, around, memory, key, t)
             if self.recurrence == "dwa":
                 mix = lambda m: m.mix(carry["states"], self.depth_table, t + 1)  # noqa: E731
@@ -317,6 +317,6 @@ def _touch(step: Step, x: Array) -> None:
     """Makes every parameter of a step."""
     memory = step.memory_keys(x) if dict(step.options).get("cross") else None
     carry = {"s": x, "m": x} if step.recurrence == "lstm" else {"s": x}
-    step(carry, x, x, 0, Sight(), memory)
+    step(carry, x, x, jnp.asarray(0), Sight(), memory)
     if step.recurrence == "dwa":
         step.mix(x[None], jnp.zeros((1, step.width)), jnp.asarray(1))

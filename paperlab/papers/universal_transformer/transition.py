@@ -7,6 +7,8 @@ Padded positions are set to 0 before each convolution. "same" looks both ways, "
 holds the last inputs of both convolutions. Source: Universal Transformer, section 2.1 and the authors' code.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,12 +44,12 @@ class Transition(nn.Module):
 
     def __call__(self, x_BxTxD: Array, sight: Sight, tails: Tails | None = None) -> tuple[Array, Tails | None]:
         """The transition, and the tails with this row added (None where none are given)."""
-        after = {}
+        after: dict[str, Any] = {}
         if self.kind == "sepconv":
-            x_BxTxD, after["first"] = self.first(x_BxTxD, sight, tails and tails["first"])
+            x_BxTxD, after["first"] = self.first(x_BxTxD, sight, tails["first"] if tails else None)
         h = self.drop(jax.nn.relu(self.up(x_BxTxD)), deterministic=not self.has_rng("dropout"))
         if self.kind == "sepconv":
-            h, after["second"] = self.second(h, sight, tails and tails["second"])
+            h, after["second"] = self.second(h, sight, tails["second"] if tails else None)
         return self.down(h), None if tails is None else after
 
     @nn.nowrap
@@ -75,11 +77,18 @@ class DepthwiseConvolution(nn.Module):
         x = x_BxTxC if sight.valid is None else jnp.where(sight.valid[..., None], x_BxTxC, 0)
         if tail is not None:
             x = jnp.concatenate([tail.astype(x.dtype), x], 1)
-            return sum(x[:, j : j + T] * kernel[j] for j in range(K)), x[:, T:].astype(tail.dtype)
+            return _filtered([x[:, j : j + T] for j in range(K)], kernel), x[:, T:].astype(tail.dtype)
         before = K - 1 if self.causal else (K - 1) // 2
         x = jnp.pad(x, ((0, 0), (before, K - 1 - before), (0, 0)))
         if sight.segments is None:
-            return sum(x[:, j : j + T] * kernel[j] for j in range(K)), None
+            return _filtered([x[:, j : j + T] for j in range(K)], kernel), None
         own = jnp.pad(sight.segments, ((0, 0), (before, K - 1 - before)), constant_values=-1)
         near = [own[:, j : j + T] == sight.segments for j in range(K)]
-        return sum(jnp.where(near[j][..., None], x[:, j : j + T], 0) * kernel[j] for j in range(K)), None
+        return _filtered([jnp.where(near[j][..., None], x[:, j : j + T], 0) for j in range(K)], kernel), None
+
+
+def _filtered(shifted: list[Array], kernel_KxC: Array) -> Array:
+    y = shifted[0] * kernel_KxC[0]
+    for j in range(1, len(shifted)):
+        y = y + shifted[j] * kernel_KxC[j]
+    return y
