@@ -1,0 +1,101 @@
+"""Subject and verb: a language model of drawn sentences must hold the verb's right form more probable than the wrong one.
+
+The objective is that of language modelling; `verb_accuracy` ranks the two forms. Splits "attractors_K" are validation sentences
+with K nouns of the other number between subject and verb. Models that ponder draw how long over some sentences (`ponder.png`).
+Source: data/synthetic/agreement.py.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paperlab.data.synthetic import agreement
+from paperlab.errors import ConfigError
+from paperlab.limits import at_least, between
+from paperlab.tasks import language_modelling
+from paperlab.tasks._integers import IntegerTask
+
+DEFAULTS = {**language_modelling.DEFAULTS, "fewest": 0, "most": 5, "validation_examples": 512}
+LIMITS = {
+    **language_modelling.LIMITS,
+    "fewest": between(0, 5, "attractors in training"),
+    "most": between(0, 5, "attractors in training"),
+    "validation_examples": at_least(1),
+}
+SHOWN = 4  # sentences
+_ATTRACTORS = re.compile(r"attractors_([0-5])$")
+
+
+def make(config: Any) -> "Agreement":
+    """The task that `config` describes."""
+    return Agreement(config)
+
+
+def check(config: Any) -> None:
+    """Raises ConfigError for options that do not go together, and for evaluators of a split that there is not."""
+    task = config.task
+    agreement.check(task.fewest, task.most, config.data.sequence_length)
+    if task.carry_state:
+        raise ConfigError("config.task.carry_state=True: sentences do not go on from row to row; say False")
+    for name, evaluator in config.get("evaluators", {}).items():
+        if evaluator.split != "validation" and not _ATTRACTORS.match(evaluator.split):
+            raise ConfigError(
+                f"config.evaluators.{name}.split={evaluator.split!r}: choose validation or attractors_K, K from 0 to 5"
+            )
+
+
+class Agreement(IntegerTask):
+    """Language modelling of sentences, with the rank of two forms of the verb."""
+
+    def __init__(self, config: Any):
+        self.config, self.carry_state = config, False
+        check(config)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(agreement.WORDS)
+
+    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of one global training batch."""
+        rows = jax.ShapeDtypeStruct((self.config.data.batch_size,), jnp.int32)
+        return {**super().batch_spec(), "verb": rows, "wrong": rows}
+
+    def metrics(self, logits: Any, nll_BxT: Any, batch: dict) -> language_modelling.Metrics:
+        rows = jnp.arange(logits.shape[0])
+        said = logits[rows, batch["verb"]]
+        right, wrong = said[rows, batch["targets"][rows, batch["verb"]]], said[rows, batch["wrong"]]
+        verbs = ((right > wrong).sum().astype(jnp.float32), jnp.asarray(len(rows), jnp.float32))
+        return {**super().metrics(logits, nll_BxT, batch), "verb_accuracy": verbs}
+
+    def chance(self) -> float:
+        """Of the verb's two forms."""
+        return 0.5
+
+    def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
+        task, found = self.config.task, _ATTRACTORS.match(split)
+        fewest, most = (int(found[1]),) * 2 if found else (task.fewest, task.most)
+        kept = split if split == "train" else "validation"
+        return self.batches(agreement.examples, kept, process_index, process_count, fewest=fewest, most=most)
+
+    def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
+        """Writes `ponder.png` where the model's positions choose their steps."""
+        if not getattr(self.model, "adds_to_loss", False):
+            return {}
+        import matplotlib.pyplot as plt
+
+        from paperlab.tasks._ponder import draw
+
+        length = self.config.data.sequence_length
+        batch = agreement.examples(np.arange(SHOWN), seed=1, fewest=1, most=3, sequence_length=length)
+        _, shown = jax.jit(lambda p, x: self.model.apply(p, x, mutable=["intermediates"]))(params, batch["tokens"])
+        (steps,) = shown["intermediates"]["ponder"]
+        said = [agreement.spelled(row) for row in batch["tokens"]]
+        rows = [(["begin", *words], np.asarray(n)[: len(words) + 1]) for words, n in zip(said, steps, strict=True)]
+        figure = draw(rows, batch["verb"].tolist())
+        figure.savefig(workdir / "ponder.png")
+        plt.close(figure)
+        return {"ponder": "ponder.png"}
