@@ -19,11 +19,10 @@ from paperlab.limits import at_least, between
 from paperlab.tasks import language_modelling
 from paperlab.tasks._integers import IntegerTask
 
-DEFAULTS = {**language_modelling.DEFAULTS, "fewest": 0, "most": 5, "validation_examples": 512}
+DEFAULTS = {**language_modelling.DEFAULTS, "nouns": agreement.MOST, "validation_examples": 512}
 LIMITS = {
     **language_modelling.LIMITS,
-    "fewest": between(0, 5, "attractors in training"),
-    "most": between(0, 5, "attractors in training"),
+    "nouns": between(0, agreement.MOST, "between subject and verb"),
     "validation_examples": at_least(1),
 }
 SHOWN = 4  # sentences
@@ -38,13 +37,15 @@ def make(config: Any) -> "Agreement":
 def check(config: Any) -> None:
     """Raises ConfigError for options that do not go together, and for evaluators of a split that there is not."""
     task = config.task
-    agreement.check(task.fewest, task.most, config.data.sequence_length)
+    agreement.check(task.nouns, agreement.ANY, config.data.sequence_length)
     if task.carry_state:
         raise ConfigError("config.task.carry_state=True: sentences do not go on from row to row; say False")
     for name, evaluator in config.get("evaluators", {}).items():
-        if evaluator.split != "validation" and not _ATTRACTORS.match(evaluator.split):
+        found = _ATTRACTORS.match(evaluator.split)
+        if evaluator.split != "validation" and (not found or int(found[1]) > task.nouns):
             raise ConfigError(
-                f"config.evaluators.{name}.split={evaluator.split!r}: choose validation or attractors_K, K from 0 to 5"
+                f"config.evaluators.{name}.split={evaluator.split!r}: choose validation or attractors_K, K from 0 to "
+                f"config.task.nouns={task.nouns}"
             )
 
 
@@ -76,10 +77,10 @@ class Agreement(IntegerTask):
         return 0.5
 
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
-        task, found = self.config.task, _ATTRACTORS.match(split)
-        fewest, most = (int(found[1]),) * 2 if found else (task.fewest, task.most)
+        found = _ATTRACTORS.match(split)
+        options = {"nouns": self.config.task.nouns, "attractors": int(found[1]) if found else agreement.ANY}
         kept = split if split == "train" else "validation"
-        return self.batches(agreement.examples, kept, process_index, process_count, fewest=fewest, most=most)
+        return self.batches(agreement.examples, kept, process_index, process_count, **options)
 
     def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
         """Writes `ponder.png` where the model's positions choose their steps."""
@@ -90,7 +91,7 @@ class Agreement(IntegerTask):
         from paperlab.tasks._ponder import draw
 
         length = self.config.data.sequence_length
-        batch = agreement.examples(np.arange(SHOWN), seed=1, fewest=1, most=3, sequence_length=length)
+        batch = agreement.examples(np.arange(SHOWN), seed=1, nouns=3, sequence_length=length)
         _, shown = jax.jit(lambda p, x: self.model.apply(p, x, mutable=["intermediates"]))(params, batch["tokens"])
         (steps,) = shown["intermediates"]["ponder"]
         said = [agreement.spelled(row) for row in batch["tokens"]]

@@ -23,7 +23,7 @@ def task_of(**model):
 
 @pytest.mark.parametrize("attractors", [0, 2, 5])
 def test_verbs_agree_with_their_subject_past_nouns_of_the_other_number(attractors):
-    batch = agreement.examples(np.arange(200), fewest=attractors, most=attractors)
+    batch = agreement.examples(np.arange(200), attractors=attractors)
     numbers = set()
     for row, at, wrong in zip(batch["targets"], batch["verb"], batch["wrong"], strict=True):
         words = agreement.spelled(row)
@@ -63,9 +63,18 @@ def test_a_model_that_ponders_shows_how_long(tmp_path):
     assert task_of().show(params, state, tmp_path) == {}
 
 
-@pytest.mark.parametrize(("field", "value"), [("fewest", 6), ("most", -1)])
-def test_what_cannot_be_is_refused(field, value):
-    with pytest.raises(ConfigError, match="fewest"):
-        agreement.check(**{"fewest": 0, "most": 5, "sequence_length": agreement.LONGEST, field: value})
-    with pytest.raises(ConfigError, match="sentences need"):
-        agreement.check(0, 5, 10)
+def test_what_lies_between_does_not_tell_the_number():
+    batch = agreement.examples(np.arange(2000))
+    same, nearest = 0, 0
+    for row, at in zip(batch["targets"], batch["verb"], strict=True):
+        plural = [word in PLURALS for word in agreement.spelled(row)[:at] if word in PLURALS or word in agreement.NOUNS]
+        if len(plural) > 1:
+            nearest += 1
+            same += plural[0] == plural[-1]
+    assert abs(same / nearest - 0.5) < 4 * 0.5 / nearest**0.5
+
+
+@pytest.mark.parametrize("options", [(6, 0, 40), (5, 6, 40), (5, 0, 10)])
+def test_what_cannot_be_is_refused(options):
+    with pytest.raises(ConfigError, match="config"):
+        agreement.check(*options)

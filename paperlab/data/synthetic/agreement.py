@@ -2,10 +2,10 @@
 
     the old KEY near the cabinets behind my doors HELPS the king .           two attractors
 
-Subject, up to five attractors and perhaps one noun of the subject's own number, each after a preposition and in any order, the
-verb, an object or nothing. The number of the verb follows the subject alone: articles and adjectives fit both numbers. After Linzen
-et al. 2016 (arXiv 1611.01368), whose test the Universal Transformer takes in its section 3.2; theirs are sentences of Wikipedia,
-these are drawn.
+Subject, up to five nouns, each after a preposition and, as a coin falls, of the other number than the subject (an attractor) or of
+its own, the verb, an object or nothing. The number of the verb follows the subject alone: articles and adjectives fit both numbers,
+and what lies between tells nothing. After Linzen et al. 2016 (arXiv 1611.01368), whose test the Universal Transformer takes in its
+section 3.2; theirs are sentences of Wikipedia, these are drawn.
 """
 
 import numpy as np
@@ -48,19 +48,22 @@ WORDS = (
     *PREPOSITIONS,
 )
 LONGEST = 34  # symbols of the longest sentence
+MOST = 5  # nouns between subject and verb
+ANY = -1
 _AT = {word: i for i, word in enumerate(WORDS)}
 _DRAWS = 96
 
 
 def examples(
-    indices_B: np.ndarray, *, seed: int = 0, fewest: int = 0, most: int = 5, sequence_length: int = LONGEST
+    indices_B: np.ndarray, *, seed: int = 0, nouns: int = MOST, attractors: int = ANY, sequence_length: int = LONGEST
 ) -> dict[str, np.ndarray]:
     """The examples `indices_B` as a batch of the language-modelling task, a sentence a row, the first predicted from symbol 0.
 
     Args:
       indices_B: example numbers.
       seed: one seed is one endless set of examples.
-      fewest, most: attractors, drawn evenly between.
+      nouns: most between subject and verb; how many is drawn evenly.
+      attractors: how many of them are of the other number; ANY: as coins fall.
       sequence_length: T, at least LONGEST.
 
     Returns:
@@ -70,9 +73,9 @@ def examples(
     Raises:
       ConfigError: attractors or a length that cannot be.
     """
-    check(fewest, most, sequence_length)
+    check(nouns, attractors, sequence_length)
     draws = addressed.uniform(addressed.streams(indices_B, seed), _DRAWS, 0)
-    rows = [_sentence(iter(row), fewest, most) for row in draws]
+    rows = [_sentence(iter(row), nouns, attractors) for row in draws]
     targets = np.zeros((len(rows), sequence_length), np.int32)
     for b, (words, _) in enumerate(rows):
         targets[b, : len(words)] = words
@@ -84,10 +87,12 @@ def examples(
     return {**addressed.packed(tokens, targets, targets != PADDING), "verb": verb, "wrong": other.astype(np.int32)}
 
 
-def check(fewest: int, most: int, sequence_length: int) -> None:
+def check(nouns: int, attractors: int, sequence_length: int) -> None:
     """Raises ConfigError for options of `examples` out of range."""
-    if not 0 <= fewest <= most <= 5:
-        raise ConfigError(f"config.task.fewest={fewest}, config.task.most={most}: must be 0 <= fewest <= most <= 5")
+    if not 0 <= nouns <= MOST:
+        raise ConfigError(f"config.task.nouns={nouns}: must be from 0 to {MOST}")
+    if not ANY <= attractors <= nouns:
+        raise ConfigError(f"{attractors} attractors among at most config.task.nouns={nouns}: give no more than nouns")
     if sequence_length < LONGEST:
         raise ConfigError(f"config.data.sequence_length={sequence_length}: sentences need {LONGEST}")
 
@@ -97,7 +102,7 @@ def spelled(symbols: np.ndarray) -> list[str]:
     return [WORDS[i] for i in symbols if i != PADDING]
 
 
-def _sentence(draw, fewest: int, most: int) -> tuple[list[int], int]:
+def _sentence(draw, nouns: int, attractors: int) -> tuple[list[int], int]:
     """Symbols, and where the verb stands."""
 
     def one_of(choices: tuple[str, ...]) -> str:
@@ -108,12 +113,13 @@ def _sentence(draw, fewest: int, most: int) -> tuple[list[int], int]:
         return [one_of(ARTICLES), *adjective, one_of(NOUNS) + "s" * plural]
 
     plural = bool(next(draw) < 0.5)
-    others = [True] * (fewest + int(next(draw) * (most - fewest + 1)))
-    if next(draw) < 0.3:
-        others.insert(int(next(draw) * (len(others) + 1)), False)
+    least = max(attractors, 0)
+    between = least + int(next(draw) * (nouns - least + 1))
+    coins = np.array([next(draw) for _ in range(between)])
+    others = coins < 0.5 if attractors == ANY else np.argsort(np.argsort(coins)) < attractors
     words = noun(plural)
     for attracts in others:
-        words += [one_of(PREPOSITIONS), *noun(plural != attracts)]
+        words += [one_of(PREPOSITIONS), *noun(plural != bool(attracts))]
     at = len(words)
     words.append(one_of(VERBS) + "s" * (not plural))
     if next(draw) < 0.5:
