@@ -68,7 +68,7 @@ def default() -> ConfigDict:
     return _longer(arm("reverse", "ut", steps=1500), 12, 16)
 
 
-def arm(problem: str, name: str, steps: int = 1500) -> ConfigDict:
+def arm(problem: str, name: str, steps: int = 1000) -> ConfigDict:
     """An arm of the claims on lengths: width 32, six steps or layers, rows of up to 8 digits."""
     config = _pairs(problem, **{"width": 32, "hidden": 64, "heads": 4, "steps": 6, **ARMS[name]})
     config.task.update(longest=8, validation_examples=256)
@@ -83,27 +83,28 @@ def pointers(beyond: tuple[int, ...] = (5, 6, 8), **changes: Any) -> ConfigDict:
     """Permutations of 16 nodes, 1 to 4 hops with a step more than hops; then 5, 6 and 8 hops."""
     config = base_config(task="pointer_chasing", model=f"{ROOM}.encoder")
     config.checkpoint.update(best_metric="val_accuracy", best_mode="max")
-    model = {"width": 64, "hidden": 128, "heads": 4, "steps": 9, "words": 2}
+    model = {"width": 64, "hidden": 128, "heads": 4, "steps": 9, "words": 2, "norm": "post"}
     config.model.update({**model, "position_signal": False, "step_signal": "none", **changes})
     config.data.batch_size = 64
     config.train.update(steps=4000, checkpoint_every=1000)
-    config.optim.update(lr=2e-3, weight_decay=0.0, b2=0.98, warmup=0.1, clip=1.0)
+    config.optim.update(lr=2e-3, weight_decay=0.0, b2=0.98, warmup=0.2, clip=1.0)
     config.evaluators.val.update(every=500, batches=0)
     return _also(config, *(f"hops_{k}" for k in beyond))
 
 
 def layers() -> ConfigDict:
     """Five layers of their own, to which the row says the hops: what can't grow with them."""
-    config = pointers(**{**TRANSFORMER, "steps": 5, "position_signal": False})
+    config = pointers(**{**TRANSFORMER, "steps": 5, "norm": "pre", "position_signal": False})
     config.task.update(steps_follow=False, say_hops=True)
     return config
 
 
 def ponder(weight: float = 0.01) -> ConfigDict:
     """1 to 3 hops, which the row says; every position decides how many of at most 8 steps it takes."""
-    options = {"recurrence": "act", "halting": "accumulated", "halting_weight": weight, "steps": 8}
+    options = {"recurrence": "act", "halting": "accumulated", "halting_weight": weight, "steps": 8, "norm": "pre"}
     config = pointers(beyond=(1, 2, 3), **options, step_signal="learned")
     config.task.update(steps_follow=False, say_hops=True, most=3)
+    config.train.steps = 2000
     return config
 
 

@@ -14,7 +14,7 @@ from paperlab.discovery import find
 from paperlab.evidence import Laboratory, Outcome
 
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "universal_transformer.py"
-SEEDS = (0, 1, 2)
+SEEDS = (1, 2, 3)  # the recipes were chosen on seed 0
 PROBLEMS = ("copy", "reverse")
 LENGTHS = (16, 24)  # twice and three times the longest row of training
 
