@@ -71,7 +71,15 @@ def shapes() -> ConfigDict:
 def arm(**changes: Any) -> ConfigDict:
     """An arm of the claims: one stage of 64 tokens, width 32, two unique blocks, on digits."""
     config = default()
-    sizes = {"dims": "32", "heads": "4", "depth": "4", "unique": "2", "groups": ("4", "2"), "stride": 1}
+    sizes = {
+        "dims": "32",
+        "heads": "4",
+        "depth": "4",
+        "unique": "2",
+        "groups": ("4", "2"),
+        "stride": 1,
+        "convolution": "patches",
+    }
     config.model.update({**sizes, "ffn_ratio": 2.0, **changes})
     config.train.update(steps=300, checkpoint_every=300)
     config.optim.update(lr=3e-3, warmup=0.1)

@@ -12,6 +12,7 @@ from paperlab.discovery import find
 from paperlab.errors import ConfigError
 from paperlab.papers.sret import numerics
 from paperlab.papers.sret.attention import LAYOUTS, GroupAttention, order_of
+from paperlab.papers.sret.convolution import HOW, Convolution
 from paperlab.papers.sret.network import SReT
 from paperlab.papers.sret.projection import Projection
 from paperlab.papers.sret.stage import Block, Pass, Stage, passes_of
@@ -45,6 +46,25 @@ def made(module, seed=0):
 def test_parameters_of_the_published_sizes(name):
     with jax.enable_x64(False):
         assert numerics.parameters(name) == numerics.SIZES[name][2]
+
+
+def test_lt_prime_has_the_parameters_of_lt():
+    def count(**options):
+        with jax.enable_x64(False):
+            shapes = jax.eval_shape(SReT(1000, **options).init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+        return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+    assert count(ffn_ratio=4.0, groups=("16,14,1", "1,1,1")) == count(ffn_ratio=4.0) == 4_988_024
+
+
+@pytest.mark.parametrize(("groups", "stride", "side"), [(1, 1, 8), (1, 2, 9), (4, 2, 8)])
+def test_convolutions_over_patches_are_convolutions(groups, stride, side):
+    x = np.random.default_rng(2).normal(size=(2, side, side, 4))
+    xla, patches = (Convolution(8, stride, groups, how, jnp.float64) for how in HOW)
+    params = drawn(xla, x)
+    assert_close(patches.apply(params, x), xla.apply(params, x))
+    slope = lambda module: jax.grad(lambda p: jnp.square(module.apply(p, x)).sum())(params)  # noqa: E731
+    jax.tree.map(assert_close, slope(patches), slope(xla))
 
 
 def test_untied_applications_have_weights_of_their_own():
@@ -245,7 +265,10 @@ def test_deep_recursion_is_one_program():
         ({"groups": ("4;2",)}, "config.model.groups: '4;2' must be 2 numbers, one a stage"),
         ({"layouts": ("spiral",)}, "config.model.layouts: 'spiral' is none; choose from raster"),
         ({"stride": 3}, "config.model.stride=3"),
-        ({"groups": ("5,1",)}, "5 groups do not divide 64 tokens: choose a divisor of 64"),
+        (
+            {"groups": ("5,1",)},
+            "5 groups do not divide the 64 tokens (8 x 8) of stage 0; give it one of 1, 2, 4, 8, 16, 32",
+        ),
     ],
     ids=str,
 )

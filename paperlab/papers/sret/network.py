@@ -13,6 +13,7 @@ otherwise they are fixed, drawn from `order_seed`, so that evaluation is a funct
 Sources: Shen et al., arXiv 2111.05297, and the authors' code; PiT (pooling), arXiv 2103.16302.
 """
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -31,6 +32,7 @@ from paperlab.limits import above, at_least, between, hold, one_of, share
 from paperlab.models.lm import REMAT
 from paperlab.models.vit import options_of
 from paperlab.papers.sret.attention import LAYOUTS, order_of
+from paperlab.papers.sret.convolution import HOW, Convolution
 from paperlab.papers.sret.projection import EPS, torch_linear
 from paperlab.papers.sret.stage import Pass, Stage, passes_of
 
@@ -50,6 +52,7 @@ DEFAULTS = {
     "lrc": True,
     "once": False,
     "stride": 8,
+    "convolution": "xla",
     "drop_path": 0.0,
     "drop_path_by": "block",
     "batch_momentum": 0.9,
@@ -61,6 +64,7 @@ LIMITS = {
     "ffn_ratio": above(0),
     "nll_ratio": above(0),
     "stride": between(1, 2**STEM, "of the stem: 1, 2, 4 or 8"),
+    "convolution": one_of(*HOW, note="patches: faster for several seeds at once on a CPU"),
     "drop_path": share(below=True),
     "drop_path_by": one_of("block", "application", note="block: as the authors' code, by unique block"),
     "batch_momentum": share("of the running statistics"),
@@ -92,6 +96,7 @@ class SReT(nn.Module):
     lrc: bool = True
     once: bool = False
     stride: int = 8
+    convolution: str = "xla"
     drop_path: float = 0.0
     drop_path_by: str = "block"
     batch_momentum: float = 0.9
@@ -100,14 +105,15 @@ class SReT(nn.Module):
 
     def setup(self) -> None:
         widths = (self.dims[0] // 2, self.dims[0], self.dims[0])
-        self.stem = [_conv(width, stride, self.dtype) for width, stride in zip(widths, self.strides(), strict=True)]
+        conv = partial(Convolution, how=self.convolution, dtype=self.dtype)
+        self.stem = [conv(width, stride) for width, stride in zip(widths, self.strides(), strict=True)]
         self.stem_norms = [
             nn.BatchNorm(momentum=self.batch_momentum, epsilon=1e-5, dtype=self.dtype) for _ in range(STEM)
         ]
         self.positions = PositionEmbedding(0.02, name="position")
         self.stages = [self._stage(s) for s in range(len(self.dims))]
         between = zip(self.dims[:-1], self.dims[1:], strict=True)
-        self.pools = [_conv(width, 2, self.dtype, groups=before) for before, width in between]
+        self.pools = [conv(width, 2, before) for before, width in between]
         self.norm = LayerNorm(EPS)
         self.head = torch_linear(self.classes, self.dims[-1], jnp.promote_types(self.dtype, jnp.float32))
 
@@ -125,6 +131,7 @@ class SReT(nn.Module):
         for s, stage in enumerate(self.stages):
             x = x if s == 0 else self.pools[s - 1](x)
             grid = (x.shape[1], x.shape[2])
+            self._fits(s, grid)
             given = (orders or {}).get(s)
             order = self._orders(s, grid) if given is None else given
             tokens = stage(x.reshape(x.shape[0], -1, self.dims[s]), order, jnp.asarray(self.drop_rates(s)))
@@ -215,6 +222,17 @@ class SReT(nn.Module):
         }
         return Stage(C, self.heads[s], self.unique[s], self.passes(s), **sizes, **switches)
 
+    @nn.nowrap
+    def _fits(self, s: int, grid: tuple[int, int]) -> None:
+        N = prod(grid)
+        wrong = [one.groups for one in self.passes(s) if N % one.groups]
+        if wrong:
+            could = ", ".join(str(g) for g in range(1, min(N, 32) + 1) if N % g == 0)
+            raise ConfigError(
+                f"config.model.groups: {wrong[0]} groups do not divide the {N} tokens ({grid[0]} x {grid[1]}) of stage {s};"
+                f" give it one of {could}, or images of another size"
+            )
+
     def _orders(self, s: int, grid: tuple[int, int]) -> Array:
         """[K, B, N] of the layouts: random ones drawn at this step, or once and for all."""
         K, passes, N = self.unique[s], self.passes(s), prod(grid)
@@ -232,13 +250,6 @@ class SReT(nn.Module):
         keys = jax.random.split(self.make_rng("dropout"), (K, len(passes)))
         fresh = jax.vmap(jax.vmap(lambda key: jax.random.permutation(key, jnp.asarray(plain))))(keys)
         return jnp.where(jnp.asarray(drawn)[None, :, None], fresh, jnp.asarray(table))
-
-
-def _conv(width: int, stride: int, dtype: DTypeLike, groups: int = 1) -> nn.Conv:
-    init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nn.Conv(
-        width, (3, 3), (stride, stride), padding=1, feature_group_count=groups, dtype=dtype, kernel_init=init
-    )
 
 
 def make(config: Any, classes: int) -> SReT:
