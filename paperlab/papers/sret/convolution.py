@@ -38,8 +38,8 @@ class Convolution(nn.Module):
         if self.groups == 1:
             return jnp.concatenate(shifted, -1) @ kernel.reshape(-1, self.width) + bias
         own = kernel.reshape(9, self.groups, -1)
-        y = sum(part[..., None] * own[i] for i, part in enumerate(shifted))
-        return jnp.reshape(y, (*shifted[0].shape[:-1], self.width)) + bias
+        taps = [part[..., None] * own[i] for i, part in enumerate(shifted)]
+        return jnp.stack(taps).sum(0).reshape(*shifted[0].shape[:-1], self.width) + bias
 
 
 def _shifted(x: Array, stride: int) -> list[Array]:
