@@ -149,8 +149,11 @@ class PointerChasing:
         return {"nodes": task.nodes, "say_hops": task.say_hops, "fewest": fewest, "most": most}
 
     def _forward(self, params: Any, batch: dict, rngs: dict | None) -> tuple[jax.Array, dict]:
-        steps = jnp.minimum(batch["hops"] + 1, self.config.model.steps) if self.config.task.steps_follow else None
+        task, steps, limit = self.config.task, None, 0
+        if task.steps_follow:
+            steps = jnp.minimum(batch["hops"] + 1, self.config.model.steps)
+            limit = 0 if rngs is None else task.most + 1
         logits, notes = self.model.apply(
-            params, batch["tokens"], steps_B=steps, train=rngs is not None, rngs=rngs or {}
+            params, batch["tokens"], steps_B=steps, limit=limit, train=rngs is not None, rngs=rngs or {}
         )
         return logits[:, -1], notes

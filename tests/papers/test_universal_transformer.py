@@ -116,6 +116,9 @@ def test_rows_take_the_steps_they_are_given():
     short = made(encoder, 5, step_signal="sinusoid", steps=1)
     close(rows[0], quickly(lambda p: short.apply(p, TOKENS)[0], params)[0])
     close(rows[1], quickly(lambda p: model.apply(p, TOKENS)[0], params)[1])
+    cut, notes = quickly(lambda p: model.apply(p, TOKENS, steps_B=jnp.asarray([1, 3]), limit=1), params)
+    close(cut[0], rows[0])
+    assert int(notes["steps"]["encoder"]) == 1
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -38,7 +38,13 @@ class Encoder(nn.Module):
             self.word_mask = self.param("word_mask", nn.initializers.ones, (self.words, o["width"]), jnp.float32)
 
     def __call__(
-        self, tokens: Array, *, valid: Array | None = None, steps_B: Array | None = None, train: bool = False
+        self,
+        tokens: Array,
+        *,
+        valid: Array | None = None,
+        steps_B: Array | None = None,
+        limit: int = 0,
+        train: bool = False,
     ) -> tuple[Array, dict[str, Any]]:
         """Logits [B, T, outputs] in float32, and notes.
 
@@ -46,6 +52,7 @@ class Encoder(nn.Module):
           tokens: [B, T], or [B, F, W] with `words`; 0 is padding where facts are shorter.
           valid: bool [B, T], or [B, F, W]; a fact with any word is one. None: everywhere.
           steps_B: int32 [B], at most `steps`; None: all.
+          limit: so many steps are run at most; 0: all.
           train: see seq2seq.
 
         Returns:
@@ -68,7 +75,7 @@ class Encoder(nn.Module):
         sight = sight_of(x.shape[1], causal=False, valid=valid)
         early = not (train or self.is_initializing())
         x, _, told = self.encoder(
-            constrain_rows(x), sight, jnp.arange(x.shape[1])[None], steps_B=steps_B, stop_early=early
+            constrain_rows(x), sight, jnp.arange(x.shape[1])[None], steps_B=steps_B, limit=limit, stop_early=early
         )
         notes = {name: {"encoder": told[name]} for name in told if name != "extra_loss"}
         return self.head(x).astype(jnp.promote_types(x.dtype, jnp.float32)), {**notes, "extra_loss": told["extra_loss"]}

@@ -93,6 +93,7 @@ class Recurrence(nn.Module):
         seen: Array | None = None,
         cache: Any = None,
         steps_B: Array | None = None,
+        limit: int = 0,
         stop_early: bool = False,
     ) -> tuple[Array, Any, Notes]:
         """The state after the last step, the cache, and what there is to say about the steps.
@@ -104,6 +105,7 @@ class Recurrence(nn.Module):
           memory: `memory_keys` of what a decoder attends to; seen: its mask, bool [B, 1, S].
           cache: `zero_cache` or what the call before returned.
           steps_B: int32, the steps of every row; at most `steps`. None: all.
+          limit: so many steps are run at most, whatever `steps` says, without a cache; 0: all.
           stop_early: with "act", end as soon as all positions have halted; not differentiable.
 
         Returns:
@@ -127,8 +129,11 @@ class Recurrence(nn.Module):
         if self.recurrence == "act":
             x, after["unit"], notes = self._halting(x, positions, around, stop_early)
         else:
-            x, after["unit"] = self._fixed(x, positions, around, steps_B)
-            notes = {"steps": jnp.asarray(self.steps), "extra_loss": jnp.zeros(x.shape[:1], jnp.float32)}
+            x, after["unit"] = self._fixed(x, positions, around, steps_B, min(limit or self.steps, self.steps))
+            notes = {
+                "steps": jnp.asarray(min(limit or self.steps, self.steps)),
+                "extra_loss": jnp.zeros(x.shape[:1], jnp.float32),
+            }
         x, after["last"] = self._plain(x, "last", around)
         if hasattr(self, "final_norm"):
             x = self.final_norm(x)
@@ -235,8 +240,8 @@ class Recurrence(nn.Module):
 
         return lax.scan(REMAT[self.remat](body), x, (jnp.arange(count), self.weights[part], memory, cache))
 
-    def _fixed(self, i: Array, positions: Array, around: dict, steps_B: Array | None) -> tuple[Array, Any]:
-        """`steps` steps, or those of each row."""
+    def _fixed(self, i: Array, positions: Array, around: dict, steps_B: Array | None, T: int) -> tuple[Array, Any]:
+        """T steps, or those of each row."""
         module, _ = self._parts()["unit"]
         memory, cache = ((around[name] or {}).get("unit") for name in ("memory", "cache"))
         key = None if around["keys"] is None else jax.random.fold_in(around["keys"], 0)
@@ -265,7 +270,9 @@ class Recurrence(nn.Module):
             carry["m"] = jnp.zeros_like(i)
         if self.recurrence == "dwa":
             carry["states"] = jnp.zeros((self.steps + 1, *i.shape), i.dtype).at[0].set(i)
-        carry, cache = lax.scan(REMAT[self.remat](body), carry, (jnp.arange(self.steps), own, cache))
+        carry, cache = lax.scan(
+            REMAT[self.remat](body), carry, (jnp.arange(T), jax.tree.map(lambda a: a[:T], own), cache)
+        )
         return carry["s"], cache
 
     def _halting(self, x: Array, positions: Array, around: dict, stop_early: bool) -> tuple[Array, Any, Notes]:
