@@ -79,7 +79,7 @@ CLAIMS = [
     ),
     Claim(
         "5.time",
-        "Its time falls with the mean ponder time (rank correlation over four halting biases)",
+        "Its time falls with the mean ponder time (rank correlation over five halting biases)",
         "section 2.2",
         numerics.stopping_saves_time,
         Threshold(">=", 1),

@@ -10,9 +10,17 @@ import numpy as np
 from paperlab.evidence import Laboratory, Outcome
 from paperlab.papers.universal_transformer import encoder
 
-SIZE = {"width": 128, "hidden": 512, "heads": 4, "steps": 16, "recurrence": "act", "halting": "accumulated"}
-ROWS, LENGTH, ROUNDS = 8, 64, 15
-STARTS = (-3.0, -1.5, 0.0, 3.0)  # what the halting bias starts at: from all steps down to two
+SIZE = {
+    "width": 128,
+    "hidden": 512,
+    "heads": 4,
+    "steps": 16,
+    "norm": "post",
+    "recurrence": "act",
+    "halting": "accumulated",
+}
+ROWS, LENGTH, ROUNDS = 8, 64, 25
+STARTS = (-4.0, -2.0, 0.0, 2.0, 8.0)  # what the halting bias starts at: from all steps down to two
 
 
 def steps_cost_nothing(lab: Laboratory) -> Outcome:
