@@ -82,4 +82,4 @@ def stopping_saves_time(lab: Laboratory) -> Outcome:
     from scipy.stats import spearmanr
 
     steps, times = ([one[name] for one in found.values()] for name in ("mean steps", "time over that of all steps"))
-    return Outcome(float(spearmanr(steps, times).statistic), None, [], found)
+    return Outcome(round(float(spearmanr(steps, times).statistic), 9), None, [], found)
