@@ -5,7 +5,6 @@ with K nouns of the other number between subject and verb. Models that ponder dr
 Source: data/synthetic/agreement.py.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from paperlab.data.synthetic import agreement
 from paperlab.errors import ConfigError
 from paperlab.limits import at_least, between
 from paperlab.tasks import language_modelling
+from paperlab.tasks._drawn import check_splits, number_in
 from paperlab.tasks._integers import IntegerTask
 
 DEFAULTS = {**language_modelling.DEFAULTS, "nouns": agreement.MOST, "validation_examples": 512}
@@ -26,7 +26,6 @@ LIMITS = {
     "validation_examples": at_least(1),
 }
 SHOWN = 4  # sentences
-_ATTRACTORS = re.compile(r"attractors_([0-5])$")
 
 
 def make(config: Any) -> "Agreement":
@@ -40,13 +39,7 @@ def check(config: Any) -> None:
     agreement.check(task.nouns, agreement.ANY, config.data.sequence_length)
     if task.carry_state:
         raise ConfigError("config.task.carry_state=True: sentences do not go on from row to row; say False")
-    for name, evaluator in config.get("evaluators", {}).items():
-        found = _ATTRACTORS.match(evaluator.split)
-        if evaluator.split != "validation" and (not found or int(found[1]) > task.nouns):
-            raise ConfigError(
-                f"config.evaluators.{name}.split={evaluator.split!r}: choose validation or attractors_K, K from 0 to "
-                f"config.task.nouns={task.nouns}"
-            )
+    check_splits(config, "attractors", task.nouns)
 
 
 class Agreement(IntegerTask):
@@ -77,8 +70,8 @@ class Agreement(IntegerTask):
         return 0.5
 
     def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
-        found = _ATTRACTORS.match(split)
-        options = {"nouns": self.config.task.nouns, "attractors": int(found[1]) if found else agreement.ANY}
+        attractors = number_in(split, "attractors")
+        options = {"nouns": self.config.task.nouns, "attractors": agreement.ANY if attractors is None else attractors}
         kept = split if split == "train" else "validation"
         return self.batches(agreement.examples, kept, process_index, process_count, **options)
 

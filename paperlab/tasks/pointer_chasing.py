@@ -1,22 +1,22 @@
 """Pointer chasing: follow k pointers of a permutation, and say where they lead.
 
-Encoder models (papers.universal_transformer.encoder) take the task. With `steps_follow` every row takes k + 1 steps of its own;
-else the row says k. Splits "hops_K" are validation examples of K hops and nothing else. Source: data/synthetic/pointer_chasing.py.
+Encoder models (papers.universal_transformer.encoder) take the task. With `steps_follow` every row takes k + 1 steps of its own (at
+most config.model.steps); else the row says k. Splits "hops_K" are validation examples of K hops and nothing else.
+Source: data/synthetic/pointer_chasing.py.
 """
 
-import re
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paperlab.data.synthetic import addressed, pointer_chasing
+from paperlab.data.synthetic import pointer_chasing
 from paperlab.discovery import find
 from paperlab.errors import ConfigError
 from paperlab.limits import at_least
+from paperlab.tasks._drawn import DrawnRows, check_splits, number_in, rngs_of
 
 DEFAULTS = {
     "nodes": 16,
@@ -34,7 +34,6 @@ LIMITS = {
     "farthest": at_least(1, "hops that a row may say, in evaluation too"),
     "validation_examples": at_least(1),
 }
-_HOPS = re.compile(r"hops_(\d+)$")
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
@@ -47,20 +46,16 @@ def check(config: Any) -> None:
     """Raises ConfigError for options that do not go together, and for evaluators of a split that there is not."""
     task = config.task
     pointer_chasing.check(task.nodes, task.fewest, task.most)
-    splits = {name: one.split for name, one in config.get("evaluators", {}).items()}
-    wrong = [name for name, split in splits.items() if split != "validation" and not _HOPS.match(split)]
-    if wrong:
-        raise ConfigError(
-            f"config.evaluators.{wrong[0]}.split={splits[wrong[0]]!r}: choose validation or hops_K, such as hops_6"
-        )
-    most = max([task.most, *(int(found[1]) for split in splits.values() if (found := _HOPS.match(split)))])
+    check_splits(config, "hops")
+    splits = [evaluator.split for evaluator in config.get("evaluators", {}).values()]
+    most = max([task.most, *(number_in(split, "hops") or 0 for split in splits)])
     if task.say_hops and most > task.farthest:
         raise ConfigError(
             f"config.task.farthest={task.farthest}: rows must be able to say {most} hops; give at least that"
         )
 
 
-class PointerChasing:
+class PointerChasing(DrawnRows):
     """Classification of a row by its last place."""
 
     def __init__(self, config: Any):
@@ -78,18 +73,8 @@ class PointerChasing:
         return find("models", self.config.model.name).make(self.config, self.vocab_size, self.config.task.nodes)
 
     @property
-    def sharding(self) -> tuple:
-        return self.model.sharding()
-
-    @property
     def tokens_per_batch(self) -> int:
         return self.config.data.batch_size * (self.config.task.nodes + 1)
-
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of one global training batch."""
-        one = pointer_chasing.examples(np.arange(1), **self._options("train"))
-        rows = self.config.data.batch_size
-        return {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in one.items()}
 
     def init(self, key: jax.Array, batch: dict) -> tuple[Any, Any]:
         """Parameters, and an empty state."""
@@ -100,8 +85,7 @@ class PointerChasing:
     ) -> tuple[jax.Array, jax.Array, dict]:
         """Sum of losses in nats, number of rows, and {metrics, state}."""
         del step
-        keys = dict(zip(("dropout", "positions", "halting"), jax.random.split(key, 3), strict=True))
-        logits, notes = self._forward(params, batch, keys)
+        logits, notes = self._forward(params, batch, rngs_of(key))
         metrics = self.metrics(logits, notes, batch)
         total = metrics["loss"][0] + (notes["extra_loss"] * batch["weights"]).sum()
         return total, batch["weights"].sum(), {"metrics": metrics, "state": state}
@@ -122,31 +106,17 @@ class PointerChasing:
             values |= {"ponder": n.mean(-1), "ponder_asked": n[:, -1]}
         return {name: ((value * weights).sum(), weights.sum()) for name, value in values.items()}
 
-    def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
-        """Endless batches for "train", one pass for "validation" and "hops_K"."""
-        return addressed.batches(
-            pointer_chasing.examples,
-            split if split == "train" else "validation",
-            batch_size=self.config.data.batch_size,
-            seed=self.config.data.shuffle_seed,
-            validation_examples=self.config.task.validation_examples,
-            process_index=process_index,
-            process_count=process_count,
-            **self._options(split),
-        )
-
     def summary(self) -> dict[str, Any]:
         """What guessing would score."""
         return {"baselines": {"chance_accuracy": 1 / self.config.task.nodes}}
 
-    def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
-        """Nothing to read in nodes."""
-        return {}
-
-    def _options(self, split: str) -> dict[str, Any]:
-        task, found = self.config.task, _HOPS.match(split)
-        fewest, most = (int(found[1]),) * 2 if found else (task.fewest, task.most)
+    def options(self, split: str) -> dict[str, Any]:
+        task, k = self.config.task, number_in(split, "hops")
+        fewest, most = (task.fewest, task.most) if k is None else (k, k)
         return {"nodes": task.nodes, "say_hops": task.say_hops, "fewest": fewest, "most": most}
+
+    def examples(self, indices_B: np.ndarray, *, seed: int = 0, **options: Any) -> dict[str, np.ndarray]:
+        return pointer_chasing.examples(indices_B, seed=seed, **options)
 
     def _forward(self, params: Any, batch: dict, rngs: dict | None) -> tuple[jax.Array, dict]:
         task, steps, limit = self.config.task, None, 0

@@ -9,19 +9,18 @@ and nothing else: how far a model goes beyond the lengths that it has seen.
 `form="prefix"` puts source and targets into one row, with the loss on the targets alone: any language model takes the task then.
 """
 
-import re
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paperlab.data.synthetic import addressed, algorithmic
+from paperlab.data.synthetic import algorithmic
 from paperlab.discovery import find
 from paperlab.errors import ConfigError
 from paperlab.limits import at_least, one_of, share
+from paperlab.tasks._drawn import DrawnRows, check_splits, number_in, rngs_of
 
 DEFAULTS = {
     "problem": "copy",
@@ -42,7 +41,6 @@ LIMITS = {
     "label_smoothing": share(below=True),
     "validation_examples": at_least(1),
 }
-_LENGTH = re.compile(r"length_(\d+)$")
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
@@ -57,15 +55,10 @@ def check(config: Any) -> None:
     algorithmic.check(task.problem, task.base, task.shortest, task.longest)
     if task.form == "prefix" and task.decode:
         raise ConfigError("config.task.decode=True needs config.task.form='pair': a model with an encoder")
-    for name, evaluator in config.get("evaluators", {}).items():
-        split = evaluator.split
-        if split != "validation" and not _LENGTH.match(split):
-            raise ConfigError(
-                f"config.evaluators.{name}.split={split!r}: choose validation or length_N, such as length_24"
-            )
+    check_splits(config, "length")
 
 
-class SequenceToSequence:
+class SequenceToSequence(DrawnRows):
     """Takes models of the contract of papers.universal_transformer.seq2seq, or of models.lm for `form="prefix"`."""
 
     def __init__(self, config: Any):
@@ -88,21 +81,9 @@ class SequenceToSequence:
             )
         return made
 
-    tokenizer = None
-
-    @property
-    def sharding(self) -> tuple:
-        return self.model.sharding()
-
     @property
     def tokens_per_batch(self) -> int:
         return self.config.data.batch_size * 2 * (self.config.task.longest + 1)
-
-    def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of one global training batch."""
-        one = self._examples(np.arange(1), **self._lengths("train"))
-        rows = self.config.data.batch_size
-        return {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in one.items()}
 
     def init(self, key: jax.Array, batch: dict) -> tuple[Any, Any]:
         """Parameters, and an empty state."""
@@ -114,15 +95,17 @@ class SequenceToSequence:
     def loss(
         self, params: Any, state: Any, batch: dict, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, jax.Array, dict]:
-        """Sum of weighted losses in nats, sum of weights, and {metrics, state}. What a model adds to its loss counts once a row."""
+        """Sum of weighted losses in nats, sum of weights, and {metrics, state}.
+
+        What a model adds ("extra_loss", or "losses" that a language model sows) goes to the mean loss, as its mean over rows.
+        """
         del step
-        keys = dict(zip(("dropout", "positions", "halting"), jax.random.split(key, 3), strict=True))
-        logits, notes = self._forward(params, batch, keys)
+        logits, notes = self._forward(params, batch, rngs_of(key))
         metrics = {**self.metrics(logits, batch), **_pondered(notes, batch)}
         weight = batch["weights"]
         total = (_losses(logits, batch["targets"], self.config.task.label_smoothing) * weight).sum()
         if "extra_loss" in notes:
-            total = total + notes["extra_loss"].mean() * weight.sum()
+            total = total + jnp.mean(notes["extra_loss"]) * weight.sum()
         return total, weight.sum(), {"metrics": metrics, "state": state}
 
     def evaluate(self, params: Any, state: Any, batch: dict) -> Metrics:
@@ -157,45 +140,27 @@ class SequenceToSequence:
         right = jax.lax.stop_gradient(logits).argmax(-1) == batch["targets"]
         return {"loss": ((losses * weights).sum(), weights.sum()), **_accuracies(right, weights)}
 
-    def data(self, split: str, process_index: int = 0, process_count: int = 1) -> Any:
-        """Endless batches for "train", one pass for "validation" and "length_N"."""
-        task, data = self.config.task, self.config.data
-        lengths = self._lengths(split)
-        return addressed.batches(
-            self._examples,
-            split if split == "train" else "validation",
-            batch_size=data.batch_size,
-            seed=data.shuffle_seed,
-            validation_examples=task.validation_examples,
-            process_index=process_index,
-            process_count=process_count,
-            **lengths,
-        )
-
     def summary(self) -> dict[str, Any]:
         """What guessing would score."""
         return {"baselines": {"chance_accuracy": 1 / self.config.task.base}}
 
-    def show(self, params: Any, state: Any, workdir: Path) -> dict[str, Any]:
-        """Nothing to read in digits."""
-        return {}
+    def options(self, split: str) -> dict[str, int]:
+        task, n = self.config.task, number_in(split, "length")
+        if n is None:
+            return {"shortest": task.shortest, "longest": task.longest}
+        return {"shortest": min(task.shortest, n) if task.problem == "addition" else n, "longest": n}
 
-    def _lengths(self, split: str) -> dict[str, int]:
-        task, found = self.config.task, _LENGTH.match(split)
-        if found:
-            n = int(found[1])
-            return {"shortest": min(task.shortest, n) if task.problem == "addition" else n, "longest": n}
-        return {"shortest": task.shortest, "longest": task.longest}
-
-    def _examples(self, indices_B: np.ndarray, *, seed: int = 0, **lengths: int) -> dict[str, np.ndarray]:
+    def examples(self, indices_B: np.ndarray, *, seed: int = 0, **options: Any) -> dict[str, np.ndarray]:
         task = self.config.task
-        batch = algorithmic.examples(indices_B, seed=seed, problem=task.problem, base=task.base, **lengths)
+        batch = algorithmic.examples(indices_B, seed=seed, problem=task.problem, base=task.base, **options)
         return _prefixed(batch) if task.form == "prefix" else batch
 
     def _forward(self, params: Any, batch: dict, rngs: dict | None) -> tuple[jax.Array, dict]:
         if self.config.task.form == "prefix":
             only = {} if rngs is None else {"dropout": rngs["dropout"]}
-            return self.model.apply(params, batch["tokens"], rngs=only)[0], {}
+            (logits, _), sown = self.model.apply(params, batch["tokens"], rngs=only, mutable=["losses"])
+            extra = [rows.mean() for rows in jax.tree.leaves(sown)]
+            return logits, {"extra_loss": sum(extra)} if extra else {}
         return self.model.apply(
             params,
             batch["source"],

@@ -170,6 +170,19 @@ def test_stopping_early_gives_what_all_steps_give(kind):
     assert int(notes["steps"]["encoder"]) == int(notes["ponder"]["encoder"].max()) == int(trained["steps"]["encoder"])
 
 
+def test_one_step_is_weighted_by_what_its_own_input_says():
+    own = {**options.DEFAULTS, **SMALL, "steps": 1, "norm": "post", "step_signal": "none"}
+    ponders = options.sides({**own, "recurrence": "act", "halting": "accumulated", "halting_bias_init": -0.5})
+    x, places, sight = jax.random.normal(jax.random.key(0), (B, T, 8)), jnp.arange(T)[None], Sight()
+    params = ponders.init(jax.random.key(1), x, sight, places)
+    y, _, notes = ponders.apply(params, x, sight, places)
+    h, *_ = options.sides(own).apply(params, x, sight, places)
+    z = x + signal(places, 8, "concatenated")
+    p = jax.nn.sigmoid(z @ params["params"]["halting_kernel"] - 0.5)
+    close(y, jnp.where(p > 0.99, 1, p) * h)
+    assert bool((notes["ponder"] == 1).all())
+
+
 def test_the_cost_of_pondering_moves_the_halting_bias():
     model = made(encoder, 5, recurrence="act", halting="accumulated", halting_weight=1.0)
     with jax.enable_x64(True):
@@ -218,6 +231,16 @@ def test_steps_cost_no_parameters():
 
     assert count(steps=6) == count(steps=1, tied=False)
     assert count(steps=6, tied=False) - count(steps=1) == 5 * (count(steps=1) - 2 * 8)  # the last norm stands once
+
+
+def test_products_count_every_step():
+    def products(**model):
+        made_one = made(decoder, step_signal="sinusoid", **model)
+        params = jax.eval_shape(made_one.init, jax.random.key(0), TOKENS)
+        return decoder.matmul_parameters(params) + made_one.repeated_parameters(params)
+
+    assert products(steps=4) == products(steps=4, tied=False)
+    assert products(steps=4, tie_embeddings=False) - products(steps=4) == V  # the bias of a head of its own
 
 
 def test_the_base_set_has_the_sizes_of_its_equations():

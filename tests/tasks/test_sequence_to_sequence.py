@@ -61,6 +61,19 @@ def test_a_loss_has_the_cost_of_pondering_and_a_slope():
     assert mean(aux["metrics"]["ponder_encoder"]) >= 1
 
 
+def test_a_language_model_that_ponders_pays_for_it_in_one_row_too():
+    def excess(weight):
+        options = {"recurrence": "act", "halting": "accumulated", "halting_weight": weight}
+        task = task_of("prefix", model="decoder", model_options=options)
+        batch = task.data("train")[0]
+        params, state = task.init(jax.random.key(0), batch)
+        total, count, aux = jax.jit(task.loss)(params, state, batch, jax.random.key(1), 0)
+        return float(total / count) - mean(aux["metrics"]["loss"])
+
+    assert abs(excess(0.0)) < 1e-5
+    assert excess(0.1) > 0.1
+
+
 def test_what_a_model_writes_itself_is_counted_too():
     task = task_of(problem="copy", decode=True, longest=5)
     batch = next(iter(task.data("length_5")))

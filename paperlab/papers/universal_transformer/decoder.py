@@ -6,6 +6,7 @@ A state holds the keys and values of every step at every position, and how many 
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -13,7 +14,6 @@ from jax.typing import DTypeLike
 from paperlab.depth.program import Program
 from paperlab.errors import ConfigError
 from paperlab.layers.sharding import constrain_rows
-from paperlab.models.lm import matmul_parameters as matmul_parameters
 from paperlab.papers.universal_transformer import options as said
 from paperlab.papers.universal_transformer.attention import sight_of
 
@@ -111,9 +111,23 @@ class Decoder(nn.Module):
         return said.sides(dict(self.options), causal=True).depth_program()
 
     @nn.nowrap
+    def repeated_parameters(self, params: Any) -> int:
+        """What a token is multiplied with again: the tied step, for every time after the first."""
+        options = dict(self.options)
+        once = sum(a.size for a in jax.tree.leaves(params["params"]["decoder"]["unit"]))
+        return once * (options["steps"] - 1) if options["tied"] else 0
+
+    @nn.nowrap
     def sharding(self) -> tuple:
         """Rules for every parameter."""
         return said.SHARDING
+
+
+def matmul_parameters(params: Any) -> int:
+    """Number of parameters that every token is multiplied with: all but an input embedding that is not the head too."""
+    own = params["params"]
+    looked_up = own["symbols"]["embedding"].size if "head" in own["symbols"] else 0
+    return sum(a.size for a in jax.tree.leaves(own)) - looked_up
 
 
 def make(config: Any, vocab_size: int) -> Decoder:

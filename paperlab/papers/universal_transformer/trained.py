@@ -68,7 +68,7 @@ def longer_rows(lab: Laboratory) -> Outcome:
 
 
 def fewer_parameters(lab: Laboratory) -> Outcome:
-    """The same with a Transformer made as small in parameters, where ours has the better of both problems' worse gap."""
+    """The same against a Transformer that is made narrower until it has no more parameters than ours."""
     name, gaps = f"length_{LENGTHS[0]}_accuracy", {}
     details: dict[str, Any] = {}
     for problem in PROBLEMS:
