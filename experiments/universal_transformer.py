@@ -3,7 +3,7 @@
     python -m paperlab.run --config=experiments/universal_transformer.py            2 CPU cores, minutes: reverse rows of digits
     python -m paperlab.run --config=experiments/universal_transformer.py:pointers   follow pointers, as many steps as hops
     python -m paperlab.run --config=experiments/universal_transformer.py:ponder     the same, every position decides how long
-    python -m paperlab.run --config=experiments/universal_transformer.py:agreement   subject and verb, with ponder times
+    python -m paperlab.run --config=experiments/universal_transformer.py:agreement  subject and verb, with ponder times
     python -m paperlab.run --config=experiments/universal_transformer.py:text       a language model on text that every machine has
     python -m paperlab.run --config=experiments/universal_transformer.py:full_algorithmic --dry_run --devices=64
 
@@ -121,11 +121,12 @@ def agreement() -> ConfigDict:
     """The decoder with ACT on drawn sentences: which form of the verb, past nouns of the other number; draws its ponder times."""
     config = base_config(task="agreement", model=f"{ROOM}.decoder")
     config.checkpoint.update(best_metric="val_verb_accuracy", best_mode="max")
-    config.model.update(width=48, hidden=96, heads=4, steps=6, recurrence="act", halting="accumulated")
+    config.model.update(width=48, hidden=96, heads=4, steps=6)
+    config.model.update(recurrence="act", halting="accumulated", halting_bias_init=-1.0)
     config.data.update(sequence_length=34, batch_size=64)
-    config.train.update(steps=1000, checkpoint_every=500)
-    config.optim.update(lr=3e-3, weight_decay=0.0, warmup=0.1)
-    config.evaluators.val.update(every=500, batches=0)
+    config.train.update(steps=1500, checkpoint_every=500)
+    config.optim.update(lr=2e-3, weight_decay=0.0, warmup=0.1)
+    config.evaluators.val.update(every=250, batches=0)
     return _also(config, *(f"attractors_{k}" for k in range(6)))
 
 
