@@ -2,6 +2,7 @@
 
     python -m paperlab.run --config=experiments/sret.py                      2 CPU cores, minutes: handwritten digits
     python -m paperlab.run --config=experiments/sret.py:shapes               generated shapes, 32 x 32
+    python -m paperlab.run --config=experiments/sret.py:text                 the recursion around gated linear attention, on text
     python -m paperlab.run --config=experiments/sret.py:distilled --config.task.teacher=DIR    from a finished run on digits
     python -m paperlab.run --config=experiments/sret.py:full_t --config.data.path=ImageNet     image folders, 64 devices
     python -m paperlab.run --config=experiments/sret.py:finetune_t_384 --config.data.path=ImageNet --config.init_from=DIR
@@ -68,6 +69,20 @@ def shapes() -> ConfigDict:
     return config
 
 
+def text(mixer: str = "gla", **changes: Any) -> ConfigDict:
+    """A language model of two layers, each twice in succession, with NLL and LRC around any mixer (`--config.model.mixer`)."""
+    config = base_config(task="language_modelling", model="lm")
+    sizes = {"width": 96, "depth": 4, "heads": 2, "init_std": 0.08, "program": "sequence:2"}
+    config.model.update({"mixer": mixer, **sizes, "interleaved": 1.0, "residual_coefficients": True, **changes})
+    config.mixers.gla.update(short_conv=True, init_std=0.08)
+    config.mixers.attention.init_std = 0.08
+    config.data.update(source="stdlib", sequence_length=256, batch_size=8)
+    config.train.update(steps=1200, checkpoint_every=600)
+    config.optim.update(lr=3e-3, warmup=0.05, weight_decay=0.1)
+    config.evaluators.val.update(every=600, batches=32)
+    return config
+
+
 def arm(**changes: Any) -> ConfigDict:
     """An arm of the claims: one stage of 64 tokens, width 32, two unique blocks, on digits."""
     config = default()
@@ -125,6 +140,10 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": default,
     "shapes": shapes,
     "distilled": partial(default, "distillation"),
+    "text": text,
+    "text_attention": partial(text, "attention"),
+    "text_naive": partial(text, interleaved=0.0, residual_coefficients=False),
+    "text_once": partial(text, depth=2, program=""),
     "recursive": arm,
     "one_pass": partial(arm, once=True),
     "naive": partial(arm, nll=False, lrc=False),

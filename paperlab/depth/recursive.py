@@ -1,7 +1,7 @@
 """A stack of residual blocks run by a depth program: shared layers, what is each application's own, routers, caches.
 
 It knows no mixer. `program` says which unique layer runs when; `Options` what differs between applications (LoRA, a step embedding,
-a scale) and whether a router sends only some tokens through the loops. A state is {kind: states of the applications of that kind},
+a scale, a layer of its own after it) and whether a router sends only some tokens through the loops. A state is {kind: states of the applications of that kind},
 leaves [application, batch, ...]: caches are keyed by application. Behind a router it also counts tokens, "time" [batch], since a
 cache that holds some of them cannot tell their positions.
 
@@ -10,7 +10,8 @@ cache that holds some of them cannot tell their positions.
     shared       keys and values of the first loop, all tokens         the first loop's alone
     update       the same, its own where it computed some              one an application, with all tokens
 
-Sources: Universal Transformer (arXiv 1807.03819), Relaxed Recursive Transformers (2410.20672), Mixture-of-Recursions (2507.10524).
+Sources: Universal Transformer (arXiv 1807.03819), SReT (2111.05297), Relaxed Recursive Transformers (2410.20672),
+Mixture-of-Recursions (2507.10524).
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from paperlab.depth.deltas import add_lora, zero_lora
 from paperlab.depth.execute import Layers, places, run
 from paperlab.depth.program import Program, chain
 from paperlab.errors import ConfigError
+from paperlab.layers.projection import Projection
 from paperlab.layers.segments import document_starts, last_start
 from paperlab.limits import above, at_least, hold, one_of
 
@@ -36,6 +38,7 @@ ROUTERS = ("none", "expert", "token")
 POLICIES = ("recursion", "shared", "update")
 LIMITS = {
     "lora_rank": at_least(0, "0: none"),
+    "interleaved": at_least(0, "hidden width; 0: none"),
     "router": one_of(*ROUTERS),
     "net": one_of(*routers.NETS),
     "score": one_of("sigmoid", "tanh", "softmax", "none"),
@@ -54,6 +57,7 @@ class Options:
       lora_rank: of a LoRA for every application, all linear maps (0: none); lora_scale.
       step_embedding: a vector of every application, added to its input; starts at 0.
       scale: a vector of every application, multiplied onto its output; starts at 1 ("recursion encoding").
+      interleaved: hidden width of a residual perceptron after every application, unshared (0: none).
       router: "none", "expert" or "token"; net, score, alpha, temperature, gating: see `routers` and `routed`.
       capacity: share of the tokens that each loop takes (expert choice); evenly fewer if empty.
       kv: see above.
@@ -64,6 +68,7 @@ class Options:
     lora_scale: float = 1.0
     step_embedding: bool = False
     scale: bool = False
+    interleaved: int = 0
     router: str = "none"
     net: str = "linear"
     score: str = "sigmoid"
@@ -89,7 +94,8 @@ class Recursive(nn.Module):
     def setup(self) -> None:
         check(self.program, dict(self.blocks), self.options)
         self.layers = self.param("layers", self._init_layers)
-        if self.options.lora_rank or self.options.step_embedding or self.options.scale:
+        o = self.options
+        if o.lora_rank or o.step_embedding or o.scale or o.interleaved:
             self.own = self.param("own", self._init_own)
         if self.options.router == "expert":
             self.routers = [routers.Router(1, self.options.net, self.dtype) for _ in range(self.program.times)]
@@ -189,7 +195,7 @@ class Recursive(nn.Module):
         return {kind: stack(kind) for kind in dict.fromkeys(self.kinds)}
 
     def _init_own(self, key: Array) -> dict[str, Tree]:
-        """{kind: {"lora", "step", "scale"}}, stacked over the applications of that kind."""
+        """{kind: {"lora", "step", "scale", "after"}}, stacked over the applications of that kind."""
         found, made = places(self.program, self.kinds), {}
         for kind in dict.fromkeys(self.kinds):
             n = sum(place.kind == kind for place in found)
@@ -201,8 +207,23 @@ class Recursive(nn.Module):
                 own["step"] = jnp.zeros((n, self.width), jnp.float32)
             if self.options.scale:
                 own["scale"] = jnp.ones((n, self.width), jnp.float32)
+            if self.options.interleaved:
+                x, keys = jnp.zeros((1, 1, self.width), self.dtype), jax.random.split(jax.random.fold_in(key, 1), n)
+                own["after"] = jax.vmap(lambda k, x=x: self._projection().init(k, x)["params"])(keys)
             made[kind] = own
         return made
+
+    @nn.nowrap
+    def _projection(self) -> Projection:
+        return Projection(self.width, self.options.interleaved, True, self.dtype, parent=None)
+
+    @nn.nowrap
+    def _left(self, own: Tree, y: Array) -> Array:
+        """What an application leaves, from what its block puts out."""
+        if own is None:
+            return y
+        y = y * own["scale"].astype(y.dtype) if "scale" in own else y
+        return self._projection().apply({"params": own["after"]}, y) if "after" in own else y
 
     def _own(self) -> dict[str, Tree] | None:
         return self.own if hasattr(self, "own") else None
@@ -229,14 +250,14 @@ class Recursive(nn.Module):
 
         def layer(kind, params, own, x, state, key):
             del key
-            x, weights, scale = _entered(params, own, x, self.options)
+            x, weights = _entered(params, own, x, self.options)
             if method is None:
                 y, after = blocks[kind].apply(
                     {"params": weights}, x, state=state, segment_ids=segment_ids, positions=positions
                 )
             else:
                 y, after = method(blocks[kind], weights, x, state)
-            return (y if scale is None else y * scale.astype(y.dtype)), after
+            return self._left(own, y), after
 
         return run(layer, which, Layers(self.kinds, self.layers), x, own=own, states=states, **more)
 
@@ -277,10 +298,10 @@ class Recursive(nn.Module):
             place = found[j]
             mine = None if own is None else jax.tree.map(lambda a, s=place.slot: a[s], own[place.kind])
             params = jax.tree.map(lambda a, u=place.layer: a[u], self.layers[place.kind])
-            x, weights, scale = _entered(params, mine, x, self.options)
+            x, weights = _entered(params, mine, x, self.options)
             y, new = blocks[place.kind].apply({"params": weights}, x, states[keys[j]], position, method=method)
             states[keys[j]] = new
-            x = y if scale is None else y * scale.astype(y.dtype)
+            x = self._left(mine, y)
         return x
 
     def _routed_step(self, first, size, x, states, keys, position):
@@ -358,15 +379,15 @@ class _Reader:
         return block.apply({"params": weights}, x, memory, **more, method="read"), memory
 
 
-def _entered(params: Tree, own: Tree, x: Array, options: Options) -> tuple[Array, Tree, Array | None]:
-    """What an application sees, the weights it uses and what its output is multiplied with."""
+def _entered(params: Tree, own: Tree, x: Array, options: Options) -> tuple[Array, Tree]:
+    """What an application sees, and the weights it uses."""
     if own is None:
-        return x, params, None
+        return x, params
     if "step" in own:
         x = x + own["step"].astype(x.dtype)
     if "lora" in own:
         params = add_lora(params, own["lora"], options.lora_scale)
-    return x, params, own.get("scale")
+    return x, params
 
 
 def _part(own: Mapping[str, Tree] | None, slots: Mapping[str, list[int]]) -> dict[str, Tree] | None:

@@ -3,7 +3,8 @@
 y = s1 * x + mixer(norm(x))
 x' = s2 * y + SwiGLU(norm(y))
 
-s1 and s2 are 1, or with `residual_scale` learned vectors that start there (ParaRNN, arXiv 2510.21450, appendix C.1).
+s1 and s2 are 1, or with `residual_scale` learned vectors that start there (ParaRNN, arXiv 2510.21450, appendix C.1). With
+`residual_coefficients` each of the four terms has a learned number before it, which starts at 1 (SReT, arXiv 2111.05297).
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from jax.typing import DTypeLike
 
 from paperlab.layers.mlp import SwiGLU
 from paperlab.layers.norms import RMSNorm
+from paperlab.layers.projection import coefficients
 from paperlab.layers.sharding import constrain_rows
 
 
@@ -29,10 +31,13 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
     init_std: float = 0.02
     residual_scale: bool = False
+    residual_coefficients: bool = False
 
     def setup(self) -> None:
         self.mixer_residual = self._residual("mixer_residual_scale")
         self.ffn_residual = self._residual("ffn_residual_scale")
+        if self.residual_coefficients:
+            self.a = coefficients(self, 4, True)
         self.mixer_norm = RMSNorm(self.norm_eps)
         self.ffn_norm = RMSNorm(self.norm_eps)
         self.ffn = SwiGLU(self.width, self.ffn_width, self.dtype, self.init_std)
@@ -52,12 +57,11 @@ class Block(nn.Module):
         positions: Array | None = None,
     ) -> tuple[Array, Any]:
         mixed, state = self.mixer(self.mixer_norm(x_BxTxD), state=state, segment_ids=segment_ids, positions=positions)
-        y = _scaled(x_BxTxD, self.mixer_residual) + self._dropped(mixed)
-        return constrain_rows(self._feed_forward(constrain_rows(y))), state
+        return constrain_rows(self._feed_forward(constrain_rows(self._mixed(x_BxTxD, self._dropped(mixed))))), state
 
     def step(self, x_BxD: Array, state: Any, position_B: Array | None = None) -> tuple[Array, Any]:
         mixed, state = self.mixer.step(self.mixer_norm(x_BxD), state, position_B)
-        return self._feed_forward(_scaled(x_BxD, self.mixer_residual) + mixed), state
+        return self._feed_forward(self._mixed(x_BxD, mixed)), state
 
     def memory(self, x_BxkxD: Array, positions_Bxk: Array) -> Any:
         """Keys and values of these tokens, for `read`; only for mixers that have them."""
@@ -70,15 +74,25 @@ class Block(nn.Module):
         mixed = self.mixer.read(
             self.mixer_norm(x_BxkxD), memory, positions=positions, times=times, segment_ids=segment_ids
         )
-        return self._feed_forward(_scaled(x_BxkxD, self.mixer_residual) + self._dropped(mixed))
+        return self._feed_forward(self._mixed(x_BxkxD, self._dropped(mixed)))
 
     def read_step(self, x_BxD: Array, state: Any, position_B: Array | None = None) -> tuple[Array, Any]:
         """One token that reads a cache in which it stands already; the cache stays as it is."""
         mixed = self.mixer.read_step(self.mixer_norm(x_BxD), state, position_B)
-        return self._feed_forward(_scaled(x_BxD, self.mixer_residual) + mixed), state
+        return self._feed_forward(self._mixed(x_BxD, mixed)), state
 
     def _feed_forward(self, y: Array) -> Array:
-        return _scaled(y, self.ffn_residual) + self._dropped(self.ffn(self.ffn_norm(y)))
+        branch = self._dropped(self.ffn(self.ffn_norm(y)))
+        return self._weighted(2, _scaled(y, self.ffn_residual), branch)
+
+    def _mixed(self, x: Array, branch: Array) -> Array:
+        return self._weighted(0, _scaled(x, self.mixer_residual), branch)
+
+    def _weighted(self, first: int, x: Array, branch: Array) -> Array:
+        if not self.residual_coefficients:
+            return x + branch
+        a = self.a.astype(x.dtype)
+        return a[first] * x + a[first + 1] * branch
 
     def _dropped(self, x: Array) -> Array:
         active = self.dropout > 0 and self.has_rng("dropout")

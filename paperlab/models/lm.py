@@ -6,6 +6,9 @@ It knows no mixer: `config.model.mixer` or the pattern `config.model.hybrid` ("g
 layers) names files in paperlab/mixers. The layers of one mixer lie stacked under `blocks/<mixer>`. `config.model.program` says
 which of them runs when (paperlab.depth.program.parse): "" each once, "loop:3" all of them three times, "middle_cycle:2" ... so that
 `depth` counts applications. A state is {mixer: states of its applications, stacked}, leaves [application, batch, ...].
+
+What keeps shared layers from idling (SReT, arXiv 2111.05297) goes with any mixer: `interleaved` puts a perceptron of its own, that
+many times the width, after every application, under `interleaved/<mixer>`; `residual_coefficients` weighs every residual sum.
 """
 
 import math
@@ -28,6 +31,7 @@ from paperlab.layers.block import Block
 from paperlab.layers.linear import matmul
 from paperlab.layers.mlp import ffn_width
 from paperlab.layers.norms import RMSNorm
+from paperlab.layers.projection import Projection
 from paperlab.layers.sharding import constrain_rows
 from paperlab.limits import above, at_least, hold, one_of, share
 
@@ -46,6 +50,8 @@ DEFAULTS = {
     "init_std": 0.02,
     "scaled_residual_init": False,
     "residual_scale": False,
+    "residual_coefficients": False,
+    "interleaved": 0.0,
     "remat": "none",
     "unroll": 1,
     "dtype": "float32",
@@ -74,6 +80,7 @@ LIMITS = {
     "norm_eps": above(0),
     "dropout": share(below=True),
     "init_std": at_least(0),
+    "interleaved": at_least(0, "times the width; 0: none"),
     "remat": one_of(*REMAT),
     "unroll": at_least(1, "periods of layers in a turn of the loop"),
     "dtype": one_of("float32", "bfloat16", "float16", "float64"),
@@ -106,6 +113,8 @@ class LanguageModel(nn.Module):
     init_std: float = 0.02
     scaled_residual_init: bool = False
     residual_scale: bool = False
+    residual_coefficients: bool = False
+    interleaved: float = 0.0
     remat: str = "none"
     unroll: int = 1
     dtype: DTypeLike = jnp.float32
@@ -115,6 +124,7 @@ class LanguageModel(nn.Module):
         normal = nn.initializers.normal(self.init_std)
         self.embedding = self.param("embedding", normal, (padded, self.width), jnp.float32)
         self.blocks = self.param("blocks", self._init_blocks)
+        self.between = self.param("interleaved", self._init_interleaved) if self.interleaved else None
         self.final_norm = RMSNorm(self.norm_eps)
         if not self.tie_embeddings:
             self.head_kernel = self.param("head", normal, (self.width, padded), jnp.float32)
@@ -230,8 +240,15 @@ class LanguageModel(nn.Module):
             dtype=self.dtype,
             init_std=self.init_std,
             residual_scale=self.residual_scale,
+            residual_coefficients=self.residual_coefficients,
             parent=None,
         )
+
+    @nn.nowrap
+    def projection(self) -> Projection:
+        """The layer that follows an application, detached."""
+        hidden = max(1, round(self.width * self.interleaved))
+        return Projection(self.width, hidden, self.residual_coefficients, self.dtype, parent=None)
 
     def _embed(self, tokens: Array) -> Array:
         return constrain_rows(self.embedding.astype(self.dtype)[tokens])
@@ -249,6 +266,17 @@ class LanguageModel(nn.Module):
         params = {name: stack(name, counts[name], k) for name, k in zip(counts, keys, strict=True)}
         return _shrink_residual_outputs(params, len(self.depth_program())) if self.scaled_residual_init else params
 
+    def _init_interleaved(self, key: Array) -> dict[str, Any]:
+        """{mixer: parameters of the layers after its applications, stacked}."""
+        x, names = jnp.zeros((1, 1, self.width), self.dtype), self.layer_names()
+        keys = dict(zip(sorted(set(names)), jax.random.split(key, len(set(names))), strict=True))
+
+        def stack(name: str) -> Any:
+            each = jax.random.split(keys[name], names.count(name))
+            return jax.vmap(lambda k: self.projection().init(k, x)["params"])(each)
+
+        return {name: stack(name) for name in keys}
+
     def _through_blocks(
         self, call: Callable[..., Any], x: Array, states: State | None, remat: Callable[[Any], Any]
     ) -> tuple[Array, State | None]:
@@ -257,16 +285,16 @@ class LanguageModel(nn.Module):
         if self.dropout > 0 and self.has_rng("dropout"):
             keys = jax.random.split(self.make_rng("dropout"), len(self.depth_program()))
         sown = ["intermediates"] if self.is_mutable_collection("intermediates") else []
-        blocks = {name: self.block(name) for name in self.layer_counts()}
+        blocks, projection = {name: self.block(name) for name in self.layer_counts()}, self.projection()
 
         def layer(name, params, own, x, state, key):
-            del own
             rngs = None if key is None else {"dropout": key}
             (x, state), extra = call(blocks[name], {"params": params}, x, state, rngs, sown)
-            return x, {"state": state, **extra}
+            return x if own is None else projection.apply({"params": own}, x), {"state": state, **extra}
 
         program, layers = self.depth_program(), Layers(self.unique_names(), self.blocks)
-        x, out = run(layer, program, layers, x, states=states, keys=keys, remat=remat, unroll=self.unroll)
+        more = {"own": self.between, "states": states, "keys": keys, "remat": remat, "unroll": self.unroll}
+        x, out = run(layer, program, layers, x, **more)
         for name in out:
             if "intermediates" in out[name] and not self.is_initializing():
                 self.sow("intermediates", name, out[name]["intermediates"])

@@ -36,13 +36,14 @@ ROUTED = [
     ("gla,attention", loop(2, 2), changed(EXPERT, lora_rank=2, step_embedding=True, scale=True)),
     ("attention", MIDDLE, changed(EXPERT, kv="shared")),
     ("attention", loop(2, 3), changed(EXPERT, kv="update", gating="additive", score="tanh", net="mlp")),
-    ("attention", loop(1, 3), changed(TOKEN, kv="shared", score="sigmoid")),
+    ("attention", loop(1, 3), changed(TOKEN, kv="shared", score="sigmoid", interleaved=4)),
 ]
 PLAIN = [
     ("gla", shared(6, 3, "sequence"), Options(step_embedding=True)),
     ("attention", shared(4, 2, "cycle_rev"), Options(lora_rank=2)),
     ("gla,attention", loop(2, 2, before=1), Options(scale=True)),
     ("attention", parse("chain:0,2,2,1", 0), Options()),
+    ("gla,attention", shared(4, 2, "sequence"), Options(interleaved=6)),
 ]
 names = lambda row: f"{row[0]}-{row[2].router}-{row[2].kv}-{len(row[1])}"  # noqa: E731
 ALL = pytest.mark.parametrize("row", PLAIN + ROUTED, ids=names)

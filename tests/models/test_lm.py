@@ -42,7 +42,10 @@ def _run(model, params, tokens, inputs):
 HYBRID = build(hybrid="gla,attention", mixers={"attention": {"window": 4}, "gla": {"short_conv": True}})
 RECURRENT = build(mixer="pararnn", residual_scale=True, mixers={"pararnn": {"mode": "parallel", "iterations": 10}})
 LOOPED = build(hybrid="gla,attention", depth=5, program="loop:2,1,0")
-both_models = pytest.mark.parametrize("model", [HYBRID, RECURRENT, LOOPED], ids=["hybrid", "recurrent", "looped"])
+SHARED = {"residual_coefficients": True, "interleaved": 0.5}
+RECURSIVE = build(hybrid="gla,attention", depth=6, program="sequence:2", **SHARED)
+MODELS = {"hybrid": HYBRID, "recurrent": RECURRENT, "looped": LOOPED, "recursive": RECURSIVE}
+both_models = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
 def test_layers_run_in_order_with_their_own_weights():
@@ -68,6 +71,35 @@ def test_shared_layers_are_one_layer_and_count_each_time():
     sizes = {name: sum(a[0].size for a in jax.tree.leaves(stack)) for name, stack in blocks.items()}
     assert LOOPED.repeated_parameters(params) == sizes["gla"] + sizes["attention"]
     assert plain.repeated_parameters({"params": {"blocks": untied}}) == 0
+
+
+def test_every_application_is_followed_by_a_layer_of_its_own():
+    params = parameters(RECURSIVE)["params"]
+    projection, after = RECURSIVE.projection(), dict.fromkeys(("gla", "attention"), 0)
+    x = params["embedding"][TOKENS]
+    for name, u in (("gla", 0), ("gla", 0), ("attention", 0), ("attention", 0), ("gla", 1), ("gla", 1)):
+        weights = jax.tree.map(lambda a, u=u: a[u], params["blocks"][name])
+        x, _ = jax.jit(RECURSIVE.block(name).apply, compiler_options=QUICK)({"params": weights}, x)
+        own = jax.tree.map(lambda a, j=after[name]: a[j], params["interleaved"][name])
+        x, after[name] = projection.apply({"params": own}, x), after[name] + 1
+    x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * params["final_norm"]["scale"]
+    close(run(RECURSIVE)[0], x @ params["embedding"].T)
+    assert after == {"gla": 4, "attention": 2}
+    assert params["interleaved"]["gla"]["ffn"]["up"]["kernel"].shape == (4, 16, 8)
+
+
+def test_coefficients_weigh_both_terms_of_every_residual_sum():
+    block = RECURSIVE.block("gla")
+    params = jax.tree.map(lambda a: a[0], parameters(RECURSIVE)["params"]["blocks"]["gla"])
+    x = jax.random.normal(jax.random.key(4), (1, 4, 16))
+    at = lambda *a: block.apply({"params": {**params, "residual": jnp.array(a)}}, x)[0]  # noqa: E731
+    plain = build(hybrid="gla,attention").block("gla")
+    bare = {name: a for name, a in params.items() if name != "residual"}
+    close(at(1.0, 1.0, 1.0, 1.0), plain.apply({"params": bare}, x)[0])
+    close(at(2.0, 0.0, 3.0, 0.0), 6 * x)
+    mixed = at(0.0, 1.0, 1.0, 0.0)
+    close(at(0.5, -2.0, 1.0, 0.0), 0.5 * x - 2 * mixed)
+    close(at(0.0, 1.0, 0.0, 3.0), 3 * (at(0.0, 1.0, 1.0, 1.0) - mixed))
 
 
 @both_models

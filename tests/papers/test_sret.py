@@ -10,11 +10,11 @@ import pytest
 from paperlab.config import load_experiment, resolve
 from paperlab.discovery import find
 from paperlab.errors import ConfigError
+from paperlab.layers.projection import Projection
 from paperlab.papers.sret import numerics
 from paperlab.papers.sret.attention import LAYOUTS, GroupAttention, order_of
 from paperlab.papers.sret.convolution import HOW, Convolution
 from paperlab.papers.sret.network import SReT
-from paperlab.papers.sret.projection import Projection
 from paperlab.papers.sret.stage import Block, Pass, Stage, passes_of
 from tests.recurrence.laws import QUICK
 

@@ -22,7 +22,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from paperlab.errors import ConfigError
-from paperlab.papers.sret.projection import torch_linear
+from paperlab.layers.projection import torch_linear
 
 LAYOUTS = ("raster", "random", "strided", "windows")
 

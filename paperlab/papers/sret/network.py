@@ -27,13 +27,13 @@ from jax.typing import DTypeLike
 from paperlab.errors import ConfigError
 from paperlab.layers.norms import LayerNorm
 from paperlab.layers.patches import PositionEmbedding
+from paperlab.layers.projection import EPS, torch_linear
 from paperlab.layers.sharding import constrain_rows
 from paperlab.limits import above, at_least, between, hold, one_of, share
 from paperlab.models.lm import REMAT
 from paperlab.models.vit import options_of
 from paperlab.papers.sret.attention import LAYOUTS, order_of
 from paperlab.papers.sret.convolution import HOW, Convolution
-from paperlab.papers.sret.projection import EPS, torch_linear
 from paperlab.papers.sret.stage import Pass, Stage, passes_of
 
 STEM = 3  # convolutions

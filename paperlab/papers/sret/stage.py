@@ -22,9 +22,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from paperlab.layers.norms import LayerNorm
+from paperlab.layers.projection import EPS, Perceptron, Projection, coefficients
 from paperlab.layers.residual import drop_path
 from paperlab.papers.sret.attention import GroupAttention
-from paperlab.papers.sret.projection import EPS, Perceptron, Projection, coefficients
 
 
 class Pass(NamedTuple):

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from paperlab.layers.projection import Projection
 from paperlab.papers.sret.attention import GroupAttention
 from paperlab.papers.sret.network import SReT
-from paperlab.papers.sret.projection import Projection
 from paperlab.papers.sret.stage import Block, Pass, Stage
 from paperlab.tasks.distillation import soft_cross_entropy
 

@@ -1,4 +1,4 @@
-"""What SReT adds to a transformer: learned residual coefficients, and a layer of its own after every application of a block.
+"""What keeps a recursion from idling: learned residual coefficients, and a layer of its own after every application of a block.
 
     LRC    a x + b f(x)                            a, b numbers that start at 1                           (section 3)
     NLL    c1 x + c2 W2 gelu(W1 LN(x))             one for each application, never shared                 (section 3)
