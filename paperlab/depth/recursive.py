@@ -1,9 +1,9 @@
 """A stack of residual blocks run by a depth program: shared layers, what is each application's own, routers, caches.
 
-It knows no mixer. `program` says which unique layer runs when; `Options` what differs between applications (LoRA, a step embedding,
-a scale, a layer of its own after it) and whether a router sends only some tokens through the loops. A state is {kind: states of the applications of that kind},
-leaves [application, batch, ...]: caches are keyed by application. Behind a router it also counts tokens, "time" [batch], since a
-cache that holds some of them cannot tell their positions.
+It knows no mixer. `program` says which unique layer runs when; `Options` what differs between applications (LoRA, a step
+embedding, a scale, a layer of its own after it) and whether a router sends only some tokens through the loops. A state is {kind:
+states of the applications of that kind}, leaves [application, batch, ...]: caches are keyed by application. Behind a router it
+also counts tokens, "time" [batch], since a cache that holds some of them cannot tell their positions.
 
     kv           what a later loop attends to                          caches
     recursion    the tokens that entered it                            one an application, with these tokens
