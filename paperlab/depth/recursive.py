@@ -223,7 +223,7 @@ class Recursive(nn.Module):
         if own is None:
             return y
         y = y * own["scale"].astype(y.dtype) if "scale" in own else y
-        return self._projection().apply({"params": own["after"]}, y) if "after" in own else y
+        return jnp.asarray(self._projection().apply({"params": own["after"]}, y)) if "after" in own else y
 
     def _own(self) -> dict[str, Tree] | None:
         return self.own if hasattr(self, "own") else None

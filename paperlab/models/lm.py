@@ -293,8 +293,8 @@ class LanguageModel(nn.Module):
             return x if own is None else projection.apply({"params": own}, x), {"state": state, **extra}
 
         program, layers = self.depth_program(), Layers(self.unique_names(), self.blocks)
-        more = {"own": self.between, "states": states, "keys": keys, "remat": remat, "unroll": self.unroll}
-        x, out = run(layer, program, layers, x, **more)
+        own = self.between
+        x, out = run(layer, program, layers, x, own=own, states=states, keys=keys, remat=remat, unroll=self.unroll)
         for name in out:
             if "intermediates" in out[name] and not self.is_initializing():
                 self.sow("intermediates", name, out[name]["intermediates"])
